@@ -1,0 +1,39 @@
+# Every target sets up what it needs by itself; set-up speaks on stderr.
+PY := .venv/bin/python
+STAMP := .venv/.stamp
+
+.PHONY: help setup demo test unit e2e lint bench lock clean
+
+help:            ## what there is
+	@sed -n 's/^\([a-z0-9]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST)
+
+$(STAMP): requirements.lock pyproject.toml bootstrap.sh
+	@./bootstrap.sh 1>&2
+	@touch $(STAMP)
+
+setup: $(STAMP)  ## the virtual environment, from the lock file
+
+demo: $(STAMP)   ## three daemons, one answer, one of them killed (ARGS=--json)
+	@.venv/bin/weft demo --once $(ARGS)
+
+test: lint       ## lint, then the whole suite
+	@$(PY) -m pytest -q $(ARGS)
+
+unit: $(STAMP)   ## the suite without real processes
+	@$(PY) -m pytest -q --ignore=tests/e2e $(ARGS)
+
+e2e: $(STAMP)    ## real processes only
+	@$(PY) -m pytest -q tests/e2e $(ARGS)
+
+lint: $(STAMP)   ## ruff, mypy, import contracts
+	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy && .venv/bin/lint-imports
+
+bench: $(STAMP)  ## figures as JSON lines (NAME=chain)
+	@$(PY) -m tests.benchmarks $(NAME) $(ARGS)
+
+lock: setup      ## resolve the lock file anew
+	@.venv/bin/uv pip compile --quiet --group dev pyproject.toml --python-version 3.11 -o requirements.lock 1>&2
+	@sed -i 's/^torch==\([0-9.]*\)+cpu/torch==\1/' requirements.lock
+
+clean:           ## remove what set-up and tests made
+	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .hypothesis .import_linter_cache

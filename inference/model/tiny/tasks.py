@@ -1,0 +1,191 @@
+"""What weft-tiny can do: four domains and two long outputs, as questions with exact answers.
+
+Rule of the file: pure Python, and every draw comes from the `Random` that is passed in. A generator makes an item from
+the answer's side; `is_right` reads the prompt alone and judges any text by itself, so one checks the other.
+
+    math       Add: 3+5, 9+9 -> 8, 18                    Sort: 5 2 9 -> 2 5 9
+    coding     Close: ([{} -> ])                         reverse([3,1,7]) -> [7,1,3]; head, last, len
+    reasoning  Copy: qkzmd -> qkzmd                      Ann is before Bob. Cid is before Ann. Who is last? -> Bob
+               Ann is in the hall. Ann goes to the pond. Where is Ann? -> pond
+    language   Today the dogs near the king (sing) -> sing; Yesterday … -> sang
+    pattern    Count to 24: red, blue -> 1 red 2 blue 3 red … 24 blue
+    story      Tell a story about a cat. -> any story of `grammar`
+
+An item is held out by the hash of its prompt: the trainer draws around those, the evaluation draws only them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+from typing import Final
+
+from inference.model.tiny import grammar
+
+HELD_OUT_SHARE: Final = 8  # one prompt in so many is never trained on
+PATTERN_COUNT_MIN, PATTERN_COUNT_MAX = 24, 36  # 183 to 350 characters of answer: past any demo, inside the context
+DIGITS: Final = "0123456789"
+LETTERS: Final = "abcdefghijklmnopqrstuvwxyz"
+BRACKETS: Final = {"(": ")", "[": "]", "{": "}", "<": ">"}
+NAMES: Final = ("Ann", "Bob", "Cid", "Dan", "Eve", "Fay", "Gus", "Hal", "Ida", "Jon")
+WORDS: Final = ("red", "blue", "green", "gold", "pink", "black", "white", "brown", "oak", "elm", "pine", "fir", "sun", "moon")
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One question and the answer that counts as right."""
+
+    prompt: str
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Demo:
+    """A prompt whose answer is long, ends by itself, and can be judged."""
+
+    prompt: str
+    check: Callable[[str], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Demos:
+    """`greedy` has one right answer; `sampled` has many, for temperature 1."""
+
+    greedy: Demo
+    sampled: Demo
+
+
+def demo_prompts() -> Demos:
+    """The two questions of `weft demo`; both are held out, so their answers were never trained on."""
+    count, story = "Count to 30: gold, moon, pine", "Tell a story about a goose."
+    return Demos(
+        greedy=Demo(count, lambda text: is_right(count, text)),
+        sampled=Demo(story, lambda text: is_right(story, text)),
+    )
+
+
+# Generators.
+
+
+def add(rng: Random) -> Item:
+    pairs = [(rng.randint(0, 9), rng.randint(0, 9)) for _ in range(rng.randint(1, 3))]
+    asked = ", ".join(f"{a}+{b}" for a, b in pairs)
+    return Item(f"Add: {asked}", ", ".join(str(a + b) for a, b in pairs))
+
+
+def sort(rng: Random) -> Item:
+    digits = rng.choices(DIGITS, k=rng.randint(3, 5))
+    return Item(f"Sort: {' '.join(digits)}", " ".join(sorted(digits)))
+
+
+def close(rng: Random) -> Item:
+    written, still_open = "", ""
+    for _ in range(rng.randint(2, 6)):
+        if still_open and rng.random() < 0.35:
+            written, still_open = written + BRACKETS[still_open[-1]], still_open[:-1]
+        else:
+            bracket = rng.choice(list(BRACKETS))
+            written, still_open = written + bracket, still_open + bracket
+    if not still_open:
+        written, still_open = written + "(", "("
+    return Item(f"Close: {written}", "".join(BRACKETS[bracket] for bracket in reversed(still_open)))
+
+
+def lists(rng: Random) -> Item:
+    values = rng.choices(DIGITS, k=rng.randint(2, 5))
+    answers = {
+        "reverse": f"[{','.join(reversed(values))}]",
+        "head": values[0],
+        "last": values[-1],
+        "len": str(len(values)),
+    }
+    function = rng.choice(["reverse", *answers])  # the hardest one twice as often
+    return Item(f"{function}([{','.join(values)}])", answers[function])
+
+
+def copy(rng: Random) -> Item:
+    letters = "".join(rng.choices(LETTERS, k=rng.randint(4, 8)))
+    return Item(f"Copy: {letters}", letters)
+
+
+def order(rng: Random) -> Item:
+    first, middle, last = rng.sample(NAMES, 3)
+    facts = [f"{first} is before {middle}.", f"{middle} is before {last}."]
+    rng.shuffle(facts)
+    asked, answer = rng.choice([("first", first), ("last", last)])
+    return Item(f"{' '.join(facts)} Who is {asked}?", answer)
+
+
+def where(rng: Random) -> Item:
+    people = rng.sample(NAMES, 2)
+    places = dict(zip(people, rng.sample(grammar.PLACES, 2), strict=True))
+    facts = [f"{person} is in the {place}." for person, place in places.items()]
+    for _ in range(rng.randint(0, 2)):
+        person, place = rng.choice(people), rng.choice(grammar.PLACES)
+        places[person] = place
+        facts.append(f"{person} goes to the {place}.")
+    asked = rng.choice(people)
+    return Item(f"{' '.join(facts)} Where is {asked}?", places[asked])
+
+
+def language(rng: Random) -> Item:
+    subject, other = rng.choices(list(grammar.PLURALS), k=2)
+    plural, verb = rng.random() < 0.5, rng.choice(list(grammar.PASTS))
+    day, answer = rng.choice(
+        [("Today", grammar.present(verb, plural)), ("Yesterday", grammar.PASTS[verb])],
+    )
+    shown = grammar.PLURALS[subject] if plural else subject
+    nearby = grammar.PLURALS[other] if rng.random() < 0.5 else other
+    return Item(f"{day} the {shown} {rng.choice(grammar.PREPOSITIONS)} the {nearby} ({verb})", answer)
+
+
+def pattern(rng: Random) -> Item:
+    words = rng.sample(WORDS, rng.randint(2, 4))
+    count = rng.randint(PATTERN_COUNT_MIN, PATTERN_COUNT_MAX)
+    return Item(f"Count to {count}: {', '.join(words)}", _counted(count, words))
+
+
+def story(rng: Random) -> Item:
+    hero = rng.choice(list(grammar.PLURALS))
+    return Item(f"Tell a story about a {hero}.", grammar.tell(rng, hero))
+
+
+def _counted(count: int, words: list[str]) -> str:
+    return " ".join(f"{number} {words[(number - 1) % len(words)]}" for number in range(1, count + 1))
+
+
+def _either(*generators: Callable[[Random], Item]) -> Callable[[Random], Item]:
+    return lambda rng: rng.choice(generators)(rng)
+
+
+DOMAINS: Final[dict[str, Callable[[Random], Item]]] = {
+    "math": _either(add, sort),
+    "coding": _either(close, lists),
+    "reasoning": _either(copy, order, where),
+    "language": language,
+}
+LONG: Final[dict[str, Callable[[Random], Item]]] = {"pattern": pattern, "story": story}
+
+
+# Held-out items.
+
+
+def is_held_out(prompt: str) -> bool:
+    """Whether the trainer must leave this prompt out; the same on every machine."""
+    return hashlib.sha256(prompt.encode()).digest()[0] % HELD_OUT_SHARE == 0
+
+
+def held_out(domain: str, n: int, seed: int) -> list[Item]:
+    """`n` different items of a domain (or of `pattern`) that no training run has seen."""
+    return _drawn(domain, n, Random(f"{domain}/{seed}"), wanted=True)
+
+
+def trained(domain: str, rng: Random) -> Item:
+    """One item that training may use."""
+    generator = {**DOMAINS, **LONG}[domain]
+    while is_held_out((item := generator(rng)).prompt):
+        pass
+    return item

@@ -1,0 +1,185 @@
+"""Channels: a stream with its Hello, its frames and its message types.
+
+    async with dial(network, peer, streams.SESSION, SESSION_CODEC, net) as channel:
+        await channel.send(OpenStage(...))
+        reply = await channel.receive()
+
+The opener's Hello goes out with its first message and the acceptor's with its own, so that a Hello costs no round trip.
+Leaving the context closes the stream; leaving it by an exception resets it, so that the other side notices at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Generic, TypeVar
+
+import msgspec
+import trio
+
+from protocols import limits
+from protocols.errors import Disconnected, Malformed, Oversized, TimedOut
+from protocols.frame import PREFIX, encode_frame
+from protocols.hello import check_hello, encode_hello
+from protocols.ids import NetworkId, PeerId
+from protocols.messages import Codec
+from protocols.seams import Network, Stream, StreamHandler
+from protocols.streams import StreamKind
+
+MessageT = TypeVar("MessageT", bound=msgspec.Struct)
+
+
+class ByteReader:
+    """Exact reads from a stream; keeps what arrived too early."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self._pending = bytearray()
+
+    async def read_exactly(self, count: int) -> bytearray:
+        """Raises `Disconnected` if the stream ends first."""
+        while len(self._pending) < count:
+            chunk = await self._stream.receive(max(65_536, min(count - len(self._pending), 1 << 20)))
+            if not chunk:
+                raise Disconnected("the stream ended" + (" inside a frame" if self._pending else ""))
+            self._pending += chunk
+        data = self._pending[:count]
+        del self._pending[:count]
+        return data
+
+    async def read_some(self, count_max: int) -> bytes:
+        """At least one byte, at most `count_max`; raises `Disconnected` at the end."""
+        if not self._pending:
+            self._pending += await self._stream.receive(count_max)
+            if not self._pending:
+                raise Disconnected("the stream ended")
+        data = bytes(self._pending[:count_max])
+        del self._pending[:count_max]
+        return data
+
+
+class Channel(Generic[MessageT]):
+    """Messages of one codec over one stream. One task may send while another receives."""
+
+    def __init__(
+        self, stream: Stream, kind: StreamKind, codec: Codec[MessageT], network_id: NetworkId
+    ) -> None:
+        self.stream = stream
+        self.reader = ByteReader(stream)
+        self._kind = kind
+        self._codec = codec
+        self._network_id = network_id
+        self._greeting = encode_frame(encode_hello(network_id), limits.HELLO_BYTES_MAX)
+        self._greeted = False
+        self._sending = trio.Lock()
+
+    @property
+    def peer(self) -> PeerId:
+        return self.stream.peer
+
+    async def send(self, message: MessageT) -> None:
+        """Raises `Disconnected` if the peer is gone, `Oversized` if the message is over this kind's limit."""
+        await self.send_raw(encode_frame(self._codec.encode(message), self._kind.limit_bytes))
+
+    async def send_raw(self, *parts: bytes | bytearray | memoryview) -> None:
+        """Bytes as they are, behind the Hello; parts of one call are never interleaved with another's."""
+        async with self._sending:
+            if self._greeting:
+                parts, self._greeting = (self._greeting + parts[0], *parts[1:]), b""
+            for part in parts:
+                await self.stream.send(part)
+
+    async def receive(self) -> MessageT:
+        """The next message. Raises `Disconnected` at the end, `RemoteFault` for what breaks the rules."""
+        await self.greet()
+        return self._codec.decode(await self._frame(self._kind.limit_bytes))
+
+    async def greet(self) -> None:
+        """Read and check the peer's Hello if that has not been done."""
+        if self._greeted:
+            return
+        self._greeted = True
+        check_hello(await self._frame(limits.HELLO_BYTES_MAX), self._network_id)
+
+    async def _frame(self, limit_bytes: int) -> bytes:
+        (length,) = PREFIX.unpack(await self.reader.read_exactly(PREFIX.size))
+        if length > limit_bytes:
+            raise Oversized(
+                f"a frame of {length} bytes on {self._kind.name} exceeds {limit_bytes}", self.peer
+            )
+        return bytes(await self.reader.read_exactly(length))
+
+
+@asynccontextmanager
+async def dial(
+    network: Network, peer: PeerId, kind: StreamKind, codec: Codec[MessageT], network_id: NetworkId
+) -> AsyncIterator[Channel[MessageT]]:
+    """A channel to `peer`, open while the context is. Raises `Unavailable` or `Unauthenticated`."""
+    with deadline(limits.DIAL_S + limits.OPEN_STREAM_S, f"no stream to {peer}"):
+        stream = await network.open_stream(peer, kind)
+    async with closing(stream):
+        yield Channel(stream, kind, codec, network_id)
+
+
+def accepting(
+    kind: StreamKind,
+    codec: Codec[MessageT],
+    network_id: NetworkId,
+    serve: Callable[[Channel[MessageT]], Awaitable[None]],
+) -> StreamHandler:
+    """A handler for `Network.handle` that checks the peer's Hello within its deadline and then serves the channel."""
+
+    async def handler(stream: Stream) -> None:
+        channel = Channel(stream, kind, codec, network_id)
+        with deadline(limits.HELLO_S, "no Hello in time"):
+            await channel.greet()
+        await serve(channel)
+
+    return handler
+
+
+@asynccontextmanager
+async def closing(stream: Stream) -> AsyncIterator[None]:
+    """Close the stream at the end, reset it if the block fails or is cancelled."""
+    finished = False
+    try:
+        yield
+        finished = True
+    finally:
+        with trio.move_on_after(1, shield=True):
+            await (stream.close() if finished else stream.reset())
+
+
+class deadline:  # noqa: N801  (reads as a statement: with deadline(5, "no answer"))
+    """Turns trio's TooSlowError into `TimedOut` with a sentence."""
+
+    def __init__(self, seconds: float, message: str) -> None:
+        self._scope = trio.CancelScope()
+        self._seconds = seconds
+        self._message = message
+
+    def __enter__(self) -> None:
+        self._scope.deadline = trio.current_time() + self._seconds
+        self._scope.__enter__()
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        swallowed = self._scope.__exit__(kind, error, trace)  # type: ignore[arg-type]
+        if self._scope.cancelled_caught:
+            raise TimedOut(f"{self._message} within {self._seconds:g} s")
+        return bool(swallowed)
+
+
+async def ask(
+    channel: Channel[MessageT],
+    request: MessageT,
+    expected: type[MessageT],
+    *,
+    within_s: float = limits.REPLY_S,
+) -> MessageT:
+    """Send a request and receive its reply of the expected type; raises `Malformed` for another, `TimedOut`."""
+    with deadline(within_s, f"no answer from {channel.peer}"):
+        await channel.send(request)
+        reply = await channel.receive()
+    if not isinstance(reply, expected):
+        raise Malformed(f"expected {expected.__name__}, got {type(reply).__name__}", channel.peer)
+    return reply

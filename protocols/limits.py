@@ -1,0 +1,72 @@
+"""Every bound of the wire and of the daemon's tables, with its arithmetic. Units stand at the end of the names."""
+
+from __future__ import annotations
+
+from typing import Final
+
+KIB: Final = 1 << 10
+MIB: Final = 1 << 20
+
+# Frames of control messages ------------------------------------------------------------------------------------------
+HELLO_BYTES_MAX: Final = 1 * KIB
+JOIN_BYTES_MAX: Final = 8 * KIB  # a stranger is allowed this much, and JOIN_S
+CONTROL_BYTES_MAX: Final = (
+    256 * KIB
+)  # a plan of 512 ranges with two peer ids of 52 bytes each is about 80 KiB
+MANIFEST_BYTES_MAX: Final = 16 * MIB  # 100k tensors at about 160 bytes
+SMALL_FILE_BYTES_MAX: Final = 64 * MIB  # tokenizer.json of large vocabularies reaches 20 MB
+
+# Activation frames ---------------------------------------------------------------------------------------------------
+ROWS_MAX: Final = 4096  # rows of one frame
+WIDTH_MAX: Final = 65_536  # hidden size
+BODY_BYTES_MAX: Final = 32 * MIB
+EXTENSION_BYTES_MAX: Final = 1 * KIB
+PREFILL_CHUNK_ROWS: Final = 128  # attention blocks start at multiples of this position, in replays as well
+CREDITS_PER_SESSION: Final = 8  # frames in flight to one stage: 8 x 128 rows x 8 KiB = 8 MiB at hidden 4096
+JOURNAL_BYTES_MAX: Final = 64 * MIB  # frames a stage keeps per session, the input of the next stage
+
+# Sessions ------------------------------------------------------------------------------------------------------------
+SESSIONS_MAX: Final = 64  # open on one node
+STAGES_MAX: Final = 512  # one layer each
+TOMBSTONES_MAX: Final = 4096  # ended sessions whose late frames are dropped in silence
+STOP_STRINGS_MAX: Final = 16
+PROGRESS_S: Final = 0.25
+STALL_S_MIN: Final = (
+    1.0  # silence or standstill after which a stage has failed, unless its step is known to be longer
+)
+STALL_STEPS: Final = 3.0  # times the measured step
+FAILOVERS_MAX: Final = 16  # per session; past that something else is wrong
+
+# Mesh ----------------------------------------------------------------------------------------------------------------
+MEMBERS_MAX: Final = 1024
+ADDRESSES_MAX: Final = 8  # per peer and plane
+INVITES_MAX: Final = 256  # outstanding
+INVITE_USES_MAX: Final = 1024
+CONNECTIONS_MAX: Final = 256  # per host
+STREAMS_PER_CONNECTION_MAX: Final = 200  # py-libp2p blocks in silence at 256
+HALF_OPEN_MAX: Final = 64  # handshakes under way
+STRANGER_S: Final = 10.0  # a connection without membership is closed after this
+
+# Deadlines -----------------------------------------------------------------------------------------------------------
+HANDSHAKE_S: Final = 5.0
+DIAL_S: Final = 5.0  # per address
+OPEN_STREAM_S: Final = 5.0
+HELLO_S: Final = 5.0
+JOIN_S: Final = 10.0
+REPLY_S: Final = 10.0  # a control message that is answered at once
+PING_INTERVAL_S: Final = 1.0
+PING_TIMEOUT_S: Final = 2.0  # a peer that owes a pong longer than this is gone
+GRANT_LEASE_S: Final = 120.0  # to fetch and load; a grant that was not claimed by then is freed
+LOAD_S: Final = 600.0
+DRAIN_S: Final = 10.0  # SIGTERM lets sessions finish this long
+
+# Weights -------------------------------------------------------------------------------------------------------------
+TENSORS_MAX: Final = 100_000
+TENSOR_BYTES_MAX: Final = 16 << 30
+WEIGHT_CHUNK_BYTES: Final = 1 * MIB
+SAFETENSORS_HEADER_BYTES_MAX: Final = 16 * MIB
+
+# Control socket and HTTP ---------------------------------------------------------------------------------------------
+CONTROL_LINE_BYTES_MAX: Final = 1 * MIB
+CONTROL_CLIENTS_MAX: Final = 64
+HTTP_BODY_BYTES_MAX: Final = 4 * MIB

@@ -1,0 +1,256 @@
+"""Everything that is not deterministic, as typing.Protocols: clocks, randomness, network, disk, torch, local processes.
+
+`node` binds the real ones, `simulations` the virtual ones, and the same contract tests run on both. Nothing else in weft
+reads a clock, draws a random number, or touches a socket or file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from protocols.ids import ModelDigest, PeerId, SessionId
+from protocols.membership import Contact
+from protocols.placement import LayerRange, LayerShape
+from protocols.session import Sampling
+from protocols.streams import Plane, StreamKind
+from protocols.tensor import Frame
+
+# Clock and randomness ------------------------------------------------------------------------------------------------
+
+
+class Clock(Protocol):
+    """`monotonic` is for durations and deadlines, `wall` for expiry dates and logs; both in seconds."""
+
+    def monotonic(self) -> float: ...
+    def wall(self) -> float: ...
+
+
+class Randomness(Protocol):
+    """Unpredictable bytes in a real node, seeded ones in a simulated one."""
+
+    def token_bytes(self, count: int) -> bytes: ...
+
+
+# Network -------------------------------------------------------------------------------------------------------------
+
+
+class Stream(Protocol):
+    """Ordered bytes in both directions, with back-pressure: `send` waits while the peer's window is full.
+
+    One task may send while another receives. After the peer closed, `receive` gives b""; after a reset or the loss of
+    the connection, both raise `Disconnected`.
+    """
+
+    @property
+    def peer(self) -> PeerId: ...
+    async def send(self, data: bytes | bytearray | memoryview) -> None: ...
+    async def receive(self, max_bytes: int = 65_536) -> bytes: ...
+    async def close(self) -> None:
+        """Nothing more will be sent; what was sent arrives. Idempotent, never raises."""
+
+    async def reset(self) -> None:
+        """Give up both directions at once; the peer's next call raises `Disconnected`. Idempotent, never raises."""
+
+
+StreamHandler = Callable[[Stream], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class PeerUp:
+    """The first connection on that plane was made."""
+
+    peer: PeerId
+    plane: Plane
+
+
+@dataclass(frozen=True, slots=True)
+class PeerDown:
+    """The last connection on that plane has ended; its streams are reset."""
+
+    peer: PeerId
+    plane: Plane
+
+
+PeerEvent = PeerUp | PeerDown
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionInfo:
+    """`security` is the protocol id that the connection negotiated; `dialled` on the side that dialled it."""
+
+    peer: PeerId
+    plane: Plane
+    security: str
+    dialled: bool
+
+
+class Network(Protocol):
+    """The only door to other machines. Opening a stream to oneself reaches one's own handler."""
+
+    @property
+    def peer(self) -> PeerId: ...
+
+    @property
+    def static(self) -> bytes:
+        """The X25519 public key that diallers must know."""
+
+    def addresses(self, plane: Plane) -> tuple[str, ...]:
+        """Where this node listens, as multiaddrs without the /p2p part."""
+
+    def learn(self, contact: Contact) -> None:
+        """Remember how to dial a peer; replaces what was known."""
+
+    def admit(self, members: frozenset[PeerId]) -> None:
+        """From now on exactly these are members: connections of others end, unless strangers are welcome."""
+
+    def welcome_strangers(self, welcome: bool) -> None:
+        """Whether peers that are not members may connect on the control plane, for the stream kinds open to them."""
+
+    def handle(self, kind: StreamKind, handler: StreamHandler) -> None:
+        """Call `handler` with every inbound stream of that kind, each in its own task.
+
+        The stream is reset when the handler raises and closed when it returns; `RemoteFault` and `Unavailable` are logged
+        and counted, anything else is logged with its traceback; none of them harms the node.
+        """
+
+    async def connect(self, peer: PeerId, plane: Plane) -> None:
+        """Make sure of a connection, dialling the addresses one by one. Raises `Unavailable` or `Unauthenticated`."""
+
+    async def disconnect(self, peer: PeerId) -> None:
+        """Close all connections to a peer, such as a silent one."""
+
+    async def open_stream(self, peer: PeerId, kind: StreamKind) -> Stream:
+        """A new stream, connecting first if need be. Raises `Unavailable` or `Unauthenticated`."""
+
+    def connections(self) -> Sequence[ConnectionInfo]: ...
+
+    def events(self) -> AsyncIterator[PeerEvent]:
+        """All changes from this call on; a reader that falls 1,024 behind is ended with `Overloaded`."""
+
+    def run(self) -> AbstractAsyncContextManager[None]:
+        """Listen and serve while the context is open; addresses are known inside it."""
+
+
+# Disk ----------------------------------------------------------------------------------------------------------------
+
+
+class Disk(Protocol):
+    """Files below one root, by relative path. Writes are atomic: a crash leaves the old file or the new one."""
+
+    def read(self, path: str) -> bytes | None:
+        """None if there is no such file. Raises `LocalFault`."""
+
+    def write(self, path: str, data: bytes, mode: int = 0o600) -> None:
+        """Temporary file, fsync, rename, fsync of the folder. Raises `LocalFault`."""
+
+    def append(self, path: str, data: bytes) -> None: ...
+    def delete(self, path: str) -> None: ...
+    def list(self, path: str) -> Sequence[str]: ...
+
+
+# The torch worker ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ShardId:
+    """A range of a model in the worker of one node; `version` tells successive loads apart."""
+
+    model: ModelDigest
+    range: LayerRange
+    version: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TensorFile:
+    """A tensor called `name` in the safetensors file `path`, under the key `key` there."""
+
+    name: str
+    path: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class ShardSpec:
+    """All that is needed to load a shard: `config` is the model's config.json, `dtype` f32 or bf16, `numerics` fast or exact."""
+
+    shard: ShardId
+    config: bytes
+    tensors: tuple[TensorFile, ...]
+    dtype: str
+    numerics: str
+
+
+@dataclass(frozen=True, slots=True)
+class ShardLoaded:
+    """`numerics_class` names the arithmetic that was found; `is_exact` whether the self-test of `exact` passed."""
+
+    resident_bytes: int
+    numerics_class: str
+    is_exact: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CacheSpec:
+    """The KV of one session at one stage: `rows_max` rows; rows from `prompt_rows` on attend row by row in `exact`."""
+
+    prompt_rows: int
+    rows_max: int
+    sampling: Sampling | None
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """`body`: output rows in the frame's dtype, or empty at the last stage; `token` if the frame asked for a sample."""
+
+    body: bytes | bytearray | memoryview
+    token: int | None
+    step_ms: float
+
+
+class ShardWorker(Protocol):
+    """The torch process of this node, which holds any number of shards. Every call raises `WorkerDied` if it ends."""
+
+    async def measure_layer(self, shape: LayerShape) -> float:
+        """One decode step of one layer of that shape, in ms."""
+
+    def free_bytes(self) -> int:
+        """Memory that may still be granted."""
+
+    async def load(self, spec: ShardSpec, on_progress: Callable[[int, int], None]) -> ShardLoaded:
+        """`on_progress(done_bytes, total_bytes)`. Raises `UserError` or `LocalFault` if the files are not what they should be."""
+
+    async def unload(self, shard: ShardId) -> None: ...
+
+    async def open_cache(self, shard: ShardId, session: SessionId, stage: int, spec: CacheSpec) -> None:
+        """Raises `Overloaded` if the KV does not fit."""
+
+    async def step(self, shard: ShardId, frame: Frame) -> StepResult:
+        """Truncate the cache of (frame's session, frame's stage) to `truncate_to`, which must equal `position`, and
+        compute the frame's rows. Raises `Malformed` if they do not follow on from the cache."""
+
+    async def close_cache(self, shard: ShardId, session: SessionId, stage: int) -> None:
+        """Idempotent."""
+
+    def work(self, session: SessionId, stage: int) -> int:
+        """Layers computed so far for that cache; rises during a step."""
+
+    async def wait_died(self) -> None:
+        """Returns when the worker process has ended; a new one is up soon after, without shards."""
+
+
+# Local processes and sockets -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Seams:
+    """What a daemon is given. `network` is made by the node from its configuration and identity."""
+
+    clock: Clock
+    randomness: Randomness
+    network: Network
+    disk: Disk
+    worker: ShardWorker
+    environment: Mapping[str, str]

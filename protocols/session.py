@@ -1,0 +1,155 @@
+"""One session over a chain of stages: the entry node talks to each stage on a stream of its own.
+
+    entry                                        stage
+      | OpenStage (epoch, range, neighbours) -->   |
+      | <------------------------- StageOpened     |
+      |       activations arrive on the data plane |
+      | <---- Progress every 250 ms, Sampled (last stage), StageTrouble
+      | Reroute (epoch + 1, resume_at) ------->    |   after a stage was lost
+      | <---------------------------- Rerouted     |
+      | CloseStage --------------------------->    |   idempotent; the stream's end means the same
+
+Positions count rows: the prompt's tokens are 0 to P-1, and the token sampled from row p has position p + 1. Frames of an
+older epoch change nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+
+import msgspec
+
+from protocols import limits
+from protocols.ids import SessionId
+from protocols.membership import PeerIdText
+from protocols.messages import Codec
+from protocols.placement import Count, Digest, LayerRange, Reason
+
+Session = Annotated[SessionId, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
+Epoch = Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)]
+StageIndex = Annotated[int, msgspec.Meta(ge=0, lt=limits.STAGES_MAX)]
+TokenId = Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)]
+
+
+class Sampling(msgspec.Struct, frozen=True, array_like=True):
+    """How the last stage draws tokens. `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 are off.
+
+    The draw is counter-based: keyed by (seed, position) alone, so that a retry draws the same token.
+    """
+
+    temperature: Annotated[float, msgspec.Meta(ge=0, le=100)] = 0.0
+    top_k: Annotated[int, msgspec.Meta(ge=0, le=1 << 20)] = 0
+    top_p: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
+    seed: Annotated[int, msgspec.Meta(ge=0, lt=1 << 63)] = 0
+
+
+class Downstream(msgspec.Struct, frozen=True, array_like=True):
+    """Where a stage sends its output rows."""
+
+    peer: PeerIdText
+    stage: StageIndex
+
+
+class OpenStage(msgspec.Struct, frozen=True, array_like=True, tag="open"):
+    """Serve `range` for this session. `downstream` is null at the last stage, which then has `sampling`.
+
+    `rows_max` rows of KV are reserved. `forward_from`: outputs of rows before this position are not sent on, because
+    the stage behind has them (a standby that is being rebuilt). `prompt_rows` fixes where row-wise attention begins.
+    """
+
+    session: Session
+    epoch: Epoch
+    model: Digest
+    range: LayerRange
+    stage: StageIndex
+    downstream: Downstream | None
+    prompt_rows: Annotated[int, msgspec.Meta(ge=1)]
+    rows_max: Annotated[int, msgspec.Meta(ge=1)]
+    sampling: Sampling | None = None
+    stop_ids: Annotated[tuple[TokenId, ...], msgspec.Meta(max_length=64)] = ()
+    forward_from: Count = 0
+
+
+class StageOpened(msgspec.Struct, frozen=True, array_like=True, tag="opened"):
+    epoch: Epoch
+
+
+class StageRefused(msgspec.Struct, frozen=True, array_like=True, tag="refused"):
+    reason: Reason
+
+
+class Reroute(msgspec.Struct, frozen=True, array_like=True, tag="reroute"):
+    """Enter `epoch`: keep `resume_at` rows, send to `downstream` from now on, and if `replay`, first send it the
+    journalled rows 0 to `resume_at` - 1."""
+
+    epoch: Epoch
+    resume_at: Count
+    downstream: Downstream | None
+    replay: bool = False
+
+
+class Rerouted(msgspec.Struct, frozen=True, array_like=True, tag="rerouted"):
+    """`complete` is false if the journal no longer reaches back to row 0: the entry then replays from tokens."""
+
+    epoch: Epoch
+    replayed_rows: Count
+    complete: bool
+
+
+class Progress(msgspec.Struct, frozen=True, array_like=True, tag="progress"):
+    """`rows` are in the cache; `work` counts layers computed and rises while the worker advances; `busy` while it owes
+    a result; `step_ms` is the last finished step and `step_rows` its rows."""
+
+    epoch: Epoch
+    rows: Count
+    work: Count
+    busy: bool
+    step_ms: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    step_rows: Count = 0
+
+
+class Sampled(msgspec.Struct, frozen=True, array_like=True, tag="sampled"):
+    """The last stage drew `token` for `position`; `ends` if it is a stop id or fills `rows_max`."""
+
+    epoch: Epoch
+    position: Count
+    token: TokenId
+    ends: bool = False
+
+
+class StageTrouble(msgspec.Struct, frozen=True, array_like=True, tag="trouble"):
+    """This stage can't go on: its worker died, or `downstream` (then `blames_downstream`) is out of reach."""
+
+    epoch: Epoch
+    reason: Reason
+    blames_downstream: bool = False
+
+
+class CloseStage(msgspec.Struct, frozen=True, array_like=True, tag="close"):
+    """Free everything of the session; idempotent."""
+
+
+SessionMessage = (
+    OpenStage
+    | StageOpened
+    | StageRefused
+    | Reroute
+    | Rerouted
+    | Progress
+    | Sampled
+    | StageTrouble
+    | CloseStage
+)
+SESSION_CODEC: Final[Codec[SessionMessage]] = Codec(SessionMessage)
+
+
+class Credit(msgspec.Struct, frozen=True, array_like=True):
+    """On the way back of an activation stream: `frames` more may be sent to that stage of that session."""
+
+    session: Session
+    stage: StageIndex
+    epoch: Epoch
+    frames: Annotated[int, msgspec.Meta(ge=1, le=1024)]
+
+
+CREDIT_CODEC: Final[Codec[Credit]] = Codec(Credit)
