@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from types import TracebackType
 from typing import Generic, TypeVar
 
 import msgspec
@@ -162,11 +163,12 @@ class deadline:  # noqa: N801  (reads as a statement: with deadline(5, "no answe
         self._scope.deadline = trio.current_time() + self._seconds
         self._scope.__enter__()
 
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
-        swallowed = self._scope.__exit__(kind, error, trace)  # type: ignore[arg-type]
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._scope.__exit__(kind, error, trace)
         if self._scope.cancelled_caught:
             raise TimedOut(f"{self._message} within {self._seconds:g} s")
-        return bool(swallowed)
 
 
 async def ask(

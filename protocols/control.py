@@ -1,27 +1,17 @@
 """The control socket: newline-delimited JSON over a unix socket that only its owner can open.
 
 A request is `{"id", "method", "params"}`. A reply is `{"id", "result"}` or `{"id", "error": {"message", "code"}}`; methods that
-stream send `{"id", "event": {...}}` any number of times before it. Closing the connection cancels what runs on it.
+stream send `{"id", "event": {...}}` any number of times before it. `{"method": "cancel", "params": {"id": N}}` cancels one call,
+closing the connection all that run on it. A line that is no request is answered with id 0.
 """
 
 from __future__ import annotations
 
-from enum import IntEnum
 from typing import Any
 
 import msgspec
 
-
-class ExitCode(IntEnum):
-    """What the CLI exits with; an error's `code` is one of these."""
-
-    OK = 0
-    FAILED = 1
-    USAGE = 2
-    NO_DAEMON = 3
-    REFUSED = 4
-    TIMED_OUT = 124
-    INTERRUPTED = 130
+from protocols.exit_codes import ExitCode
 
 
 class Request(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -14,6 +14,7 @@ WeftError
 │   ├── TimedOut         a deadline passed
 │   └── WorkerDied       the torch process ended
 └── UserError        says what to do next; the CLI prints it alone
+    ├── NotFound         nothing has that name
     └── Refused          policy or authorisation says no
 """
 
@@ -80,6 +81,10 @@ class WorkerDied(Unavailable):
 
 class UserError(WeftError):
     """The message is one line and names the next step."""
+
+
+class NotFound(UserError):
+    """Nothing has the name that was given."""
 
 
 class Refused(UserError):

@@ -35,17 +35,29 @@ STALL_S_MIN: Final = (
     1.0  # silence or standstill after which a stage has failed, unless its step is known to be longer
 )
 STALL_STEPS: Final = 3.0  # times the measured step
+IDLE_S: Final = 5.0  # all stages idle and no token for this long: a row was lost on the way
 FAILOVERS_MAX: Final = 16  # per session; past that something else is wrong
 
 # Mesh ----------------------------------------------------------------------------------------------------------------
 MEMBERS_MAX: Final = 1024
 ADDRESSES_MAX: Final = 8  # per peer and plane
+VOUCH_CONTACTS_MAX: Final = 48  # a contact is at most 64 + 34 + 2 x 8 x 259 + 80 bytes: 48 of them 203 KiB
 INVITES_MAX: Final = 256  # outstanding
 INVITE_USES_MAX: Final = 1024
 CONNECTIONS_MAX: Final = 256  # per host
 STREAMS_PER_CONNECTION_MAX: Final = 200  # py-libp2p blocks in silence at 256
+DIALS_AT_ONCE: Final = 16  # out of one node; a hundred at once starve each other's handshakes
 HALF_OPEN_MAX: Final = 64  # handshakes under way
+EVENTS_BEHIND_MAX: Final = 1024  # a subscriber that falls further behind is ended
 STRANGER_S: Final = 10.0  # a connection without membership is closed after this
+
+# Placement -----------------------------------------------------------------------------------------------------------
+MODELS_MAX: Final = 256  # known by name, per node
+ROWS_RESERVED_MAX: Final = (
+    4096  # of KV, planned with every range: one session of that length, or several short ones
+)
+PLAN_ROUNDS_MAX: Final = 8  # plans per offer; each round leaves out or caps at least one node
+RELOADS_MAX: Final = 3  # of a shard in a row before it is given up as what kills the worker
 
 # Deadlines -----------------------------------------------------------------------------------------------------------
 HANDSHAKE_S: Final = 5.0
@@ -56,7 +68,14 @@ JOIN_S: Final = 10.0
 REPLY_S: Final = 10.0  # a control message that is answered at once
 PING_INTERVAL_S: Final = 1.0
 PING_TIMEOUT_S: Final = 2.0  # a peer that owes a pong longer than this is gone
+REDIAL_S_MIN: Final = 0.25  # doubles with every failure
+REDIAL_S_MAX: Final = 5.0
+REDIAL_PATIENCE_S: Final = 3.0  # the higher peer id waits this long for the lower one to dial
+LEAVE_S: Final = 1.0  # to tell the others that this node goes
 GRANT_LEASE_S: Final = 120.0  # to fetch and load; a grant that was not claimed by then is freed
+LEASE_S_MAX: Final = 3600.0
+LEASE_BYTES_PER_S: Final = 8 * MIB  # a lease is longer by its bytes at this pace, that of a slow home link
+SURVEY_S: Final = 30.0  # a node may have to start its worker and let it finish a step before it can measure
 LOAD_S: Final = 600.0
 DRAIN_S: Final = 10.0  # SIGTERM lets sessions finish this long
 
@@ -69,4 +88,21 @@ SAFETENSORS_HEADER_BYTES_MAX: Final = 16 * MIB
 # Control socket and HTTP ---------------------------------------------------------------------------------------------
 CONTROL_LINE_BYTES_MAX: Final = 1 * MIB
 CONTROL_CLIENTS_MAX: Final = 64
+CONTROL_CALLS_MAX: Final = 64  # at a time on one connection
 HTTP_BODY_BYTES_MAX: Final = 4 * MIB
+HTTP_REQUESTS_MAX: Final = 256  # at a time; sessions have their own, smaller bound
+HTTP_KEEPALIVE_S: Final = 15.0  # a comment on a silent event stream, so that proxies keep it open
+
+# The torch worker ----------------------------------------------------------------------------------------------------
+WORKER_REQUESTS_MAX: Final = (
+    1024  # waiting for the worker: 64 sessions x 8 credits, and the calls around them
+)
+WORKER_HEADER_BYTES_MAX: Final = (
+    64 * MIB
+)  # a load names up to 100k tensors with their files, about 500 bytes each
+WORKER_PROGRESS_S: Final = 0.05
+WORKER_START_S: Final = 120.0  # importing torch from a cold and slow disk
+WORKER_STOP_S: Final = 2.0  # after this, a worker that has been told to end is killed
+WORKER_RESTART_S_MIN: Final = 0.5  # waited before the second restart; doubles with each, the first is at once
+WORKER_RESTART_S_MAX: Final = 30.0
+WORKER_STEADY_S: Final = 60.0  # a worker that lived this long begins the doubling anew

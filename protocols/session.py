@@ -40,7 +40,7 @@ class Sampling(msgspec.Struct, frozen=True, array_like=True):
     temperature: Annotated[float, msgspec.Meta(ge=0, le=100)] = 0.0
     top_k: Annotated[int, msgspec.Meta(ge=0, le=1 << 20)] = 0
     top_p: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
-    seed: Annotated[int, msgspec.Meta(ge=0, lt=1 << 63)] = 0
+    seed: Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)] = 0
 
 
 class Downstream(msgspec.Struct, frozen=True, array_like=True):

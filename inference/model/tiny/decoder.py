@@ -21,11 +21,11 @@ class Shape:
     """The sizes of the network; the defaults are those of weft-tiny."""
 
     vocabulary: int
-    hidden: int = 96
-    layers: int = 9
+    hidden: int = 80
+    layers: int = 8
     heads: int = 4
     kv_heads: int = 2
-    ffn: int = 256
+    ffn: int = 208
     context: int = 512
     rope_theta: float = 10000.0
     norm_eps: float = 1e-5
@@ -131,7 +131,7 @@ class Decoder(nn.Module):
         self.register_buffer("sin", angles.sin(), persistent=False)
         for name, weight in self.named_parameters():
             if weight.dim() == 2:
-                nn.init.normal_(weight, std=_start_std(name, weight.shape[1], shape.layers))
+                nn.init.normal_(weight, std=_start_std(name, weight.shape[1]))
 
     def forward(self, ids: Tensor, cache: Cache | None = None) -> tuple[Tensor, Cache]:
         start = cache[0][0].shape[2] if cache else 0
@@ -144,9 +144,8 @@ class Decoder(nn.Module):
         return functional.linear(self.model.norm(x), self.model.embed_tokens.weight), kept
 
 
-def _start_std(name: str, fan_in: int, layers: int) -> float:
+def _start_std(name: str, fan_in: int) -> float:
     if "embed_tokens" in name:
-        return 0.02
-    # What writes into the residual stream starts small, or the sum over the layers drowns the embedding.
-    writes = name.endswith(("o_proj.weight", "down_proj.weight"))
-    return 1 / math.sqrt(fan_in * (2 * layers if writes else 1))
+        return 0.1
+    # What writes into the residual stream starts at nothing, or the first layers drown the embedding.
+    return 0.0 if name.endswith(("o_proj.weight", "down_proj.weight")) else 1 / math.sqrt(fan_in)

@@ -21,7 +21,20 @@ from typing import Final
 PLURALS: Final = {
     **{
         noun: noun + "s"
-        for noun in ("cat", "dog", "bird", "king", "girl", "farmer", "singer", "doctor", "rabbit", "horse", "lion", "duck")
+        for noun in (
+            "cat",
+            "dog",
+            "bird",
+            "king",
+            "girl",
+            "farmer",
+            "singer",
+            "doctor",
+            "rabbit",
+            "horse",
+            "lion",
+            "duck",
+        )
     },
     "man": "men",
     "woman": "women",
@@ -41,14 +54,20 @@ MOVED: Final = {
     "eat": "ate",
     "dance": "danced",
 }
-MET: Final = {"see": "saw", "find": "found", "hear": "heard", "help": "helped", "push": "pushed", "meet": "met"}
+MET: Final = {
+    "see": "saw",
+    "find": "found",
+    "hear": "heard",
+    "help": "helped",
+    "push": "pushed",
+    "meet": "met",
+}
 PASTS: Final = {**MOVED, **MET}
 ADJECTIVES: Final = ("old", "small", "happy", "brave", "quiet")
 PREPOSITIONS: Final = ("near", "by", "behind")
 PLACES: Final = ("hall", "yard", "pond", "barn", "kitchen", "garden", "market", "tower")
 DAYS: Final = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 CLOSING: Final = "The end."
-
 
 
 def present(verb: str, plural: bool) -> str:

@@ -19,7 +19,7 @@ _ROUNDS = 5
 def orthogonalised(stack: Tensor) -> Tensor:
     """The nearest half-orthogonal matrices, roughly: singular values end between about 0.7 and 1.2."""
     tall = stack.shape[1] > stack.shape[2]
-    x = stack.mT if tall else stack  # [matrices, short side, long side]
+    x: Tensor = stack.mT if tall else stack  # [matrices, short side, long side]
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(_ROUNDS):
         gram = x @ x.mT
@@ -35,9 +35,7 @@ class Muon:
         self._stacks: dict[tuple[int, ...], list[nn.Parameter]] = {}
         for matrix in matrices:
             self._stacks.setdefault(tuple(matrix.shape), []).append(matrix)
-        self._velocity = {
-            shape: torch.zeros(len(stack), *shape) for shape, stack in self._stacks.items()
-        }
+        self._velocity = {shape: torch.zeros(len(stack), *shape) for shape, stack in self._stacks.items()}
 
     @torch.no_grad()
     def step(self, rate: float) -> None:

@@ -1,7 +1,7 @@
 """What weft-tiny can do: four domains and two long outputs, as questions with exact answers.
 
 Rule of the file: pure Python, and every draw comes from the `Random` that is passed in. A generator makes an item from
-the answer's side; `is_right` reads the prompt alone and judges any text by itself, so one checks the other.
+the answer's side; `checks.is_right` judges a text from the prompt alone, so that one keeps the other honest.
 
     math       Add: 3+5, 9+9 -> 8, 18                    Sort: 5 2 9 -> 2 5 9
     coding     Close: ([{} -> ])                         reverse([3,1,7]) -> [7,1,3]; head, last, len
@@ -11,27 +11,45 @@ the answer's side; `is_right` reads the prompt alone and judges any text by itse
     pattern    Count to 24: red, blue -> 1 red 2 blue 3 red … 24 blue
     story      Tell a story about a cat. -> any story of `grammar`
 
-An item is held out by the hash of its prompt: the trainer draws around those, the evaluation draws only them.
+An item is held out by the hash of its prompt: the trainer passes over those, the evaluation draws only them.
 """
 
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 from typing import Final
 
 from inference.model.tiny import grammar
+from inference.model.tiny.checks import is_right
 
 HELD_OUT_SHARE: Final = 8  # one prompt in so many is never trained on
-PATTERN_COUNT_MIN, PATTERN_COUNT_MAX = 24, 36  # 183 to 350 characters of answer: past any demo, inside the context
+PATTERN_COUNT_MIN, PATTERN_COUNT_MAX = (
+    24,
+    36,
+)  # 158 to 350 characters of answer: a long one that fits the context
 DIGITS: Final = "0123456789"
 LETTERS: Final = "abcdefghijklmnopqrstuvwxyz"
 BRACKETS: Final = {"(": ")", "[": "]", "{": "}", "<": ">"}
 NAMES: Final = ("Ann", "Bob", "Cid", "Dan", "Eve", "Fay", "Gus", "Hal", "Ida", "Jon")
-WORDS: Final = ("red", "blue", "green", "gold", "pink", "black", "white", "brown", "oak", "elm", "pine", "fir", "sun", "moon")
+WORDS: Final = (
+    "red",
+    "blue",
+    "green",
+    "gold",
+    "pink",
+    "black",
+    "white",
+    "brown",
+    "oak",
+    "elm",
+    "pine",
+    "fir",
+    "sun",
+    "moon",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +77,8 @@ class Demos:
 
 
 def demo_prompts() -> Demos:
-    """The two questions of `weft demo`; both are held out, so their answers were never trained on."""
-    count, story = "Count to 30: gold, moon, pine", "Tell a story about a goose."
+    """The two questions of `weft demo`; the greedy one is held out, so its answer was never trained on."""
+    count, story = "Count to 30: green, blue, gold", "Tell a story about a goose."
     return Demos(
         greedy=Demo(count, lambda text: is_right(count, text)),
         sampled=Demo(story, lambda text: is_right(story, text)),
@@ -71,19 +89,19 @@ def demo_prompts() -> Demos:
 
 
 def add(rng: Random) -> Item:
-    pairs = [(rng.randint(0, 9), rng.randint(0, 9)) for _ in range(rng.randint(1, 3))]
+    pairs = [(rng.randint(0, 9), rng.randint(0, 9)) for _ in range(rng.randint(1, 2))]
     asked = ", ".join(f"{a}+{b}" for a, b in pairs)
     return Item(f"Add: {asked}", ", ".join(str(a + b) for a, b in pairs))
 
 
 def sort(rng: Random) -> Item:
-    digits = rng.choices(DIGITS, k=rng.randint(3, 5))
+    digits = rng.choices(DIGITS, k=rng.randint(3, 4))
     return Item(f"Sort: {' '.join(digits)}", " ".join(sorted(digits)))
 
 
 def close(rng: Random) -> Item:
     written, still_open = "", ""
-    for _ in range(rng.randint(2, 6)):
+    for _ in range(rng.randint(2, 5)):
         if still_open and rng.random() < 0.35:
             written, still_open = written + BRACKETS[still_open[-1]], still_open[:-1]
         else:
@@ -95,7 +113,7 @@ def close(rng: Random) -> Item:
 
 
 def lists(rng: Random) -> Item:
-    values = rng.choices(DIGITS, k=rng.randint(2, 5))
+    values = rng.choices(DIGITS, k=rng.randint(2, 4))
     answers = {
         "reverse": f"[{','.join(reversed(values))}]",
         "head": values[0],
@@ -107,7 +125,7 @@ def lists(rng: Random) -> Item:
 
 
 def copy(rng: Random) -> Item:
-    letters = "".join(rng.choices(LETTERS, k=rng.randint(4, 8)))
+    letters = "".join(rng.choices(LETTERS, k=rng.randint(3, 6)))
     return Item(f"Copy: {letters}", letters)
 
 
@@ -123,7 +141,7 @@ def where(rng: Random) -> Item:
     people = rng.sample(NAMES, 2)
     places = dict(zip(people, rng.sample(grammar.PLACES, 2), strict=True))
     facts = [f"{person} is in the {place}." for person, place in places.items()]
-    for _ in range(rng.randint(0, 2)):
+    for _ in range(rng.randint(0, 1)):
         person, place = rng.choice(people), rng.choice(grammar.PLACES)
         places[person] = place
         facts.append(f"{person} goes to the {place}.")
@@ -179,13 +197,23 @@ def is_held_out(prompt: str) -> bool:
 
 
 def held_out(domain: str, n: int, seed: int) -> list[Item]:
-    """`n` different items of a domain (or of `pattern`) that no training run has seen."""
-    return _drawn(domain, n, Random(f"{domain}/{seed}"), wanted=True)
+    """`n` different items of a domain, or of `pattern`, that no training run has seen."""
+    # A story's prompt names one of few heroes and its answer is free, so there is nothing of it to hold out.
+    assert domain != "story"
+    generator = {**DOMAINS, **LONG}[domain]
+    rng = Random(f"held out/{domain}/{seed}")  # noqa: S311 - questions, not secrets
+    items: dict[str, Item] = {}
+    while len(items) < n:
+        item = generator(rng)
+        if is_held_out(item.prompt):
+            items[item.prompt] = item
+    return list(items.values())
 
 
 def trained(domain: str, rng: Random) -> Item:
     """One item that training may use."""
     generator = {**DOMAINS, **LONG}[domain]
-    while is_held_out((item := generator(rng)).prompt):
-        pass
-    return item
+    while True:
+        item = generator(rng)
+        if domain == "story" or not is_held_out(item.prompt):
+            return item

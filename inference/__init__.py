@@ -1,0 +1,1 @@
+"""Layers, sessions, tokens: placement, the torch engine, and requests from end to end."""

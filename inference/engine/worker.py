@@ -1,0 +1,48 @@
+"""The torch process of a node: `python -m inference.engine.worker FD THREADS MEMORY_BYTES`, FD its end of a socketpair.
+
+It lives as long as that socket. A signal for the daemon's whole group (Ctrl-C, systemd's SIGTERM) is not for it: the daemon
+drains first and then closes the socket, and if the daemon is killed, the kernel closes it.
+
+An edge: the only file of this package that touches a socket, the environment and a clock.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import time
+
+from inference.engine.worker_server import Connection, Engines, Server
+
+
+def main(arguments: list[str]) -> None:
+    descriptor, threads, memory_bytes = map(int, arguments)
+    prepare(threads)
+    # Only now: torch reads these variables while it is imported.
+    from inference.engine.torch_engines import TorchEngines
+
+    serve(descriptor, TorchEngines(threads, memory_bytes))
+
+
+def prepare(threads: int) -> None:
+    """What has to be so before torch is imported."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # Spinning OpenMP threads of one worker halve the speed of others on the machine.
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+
+
+def serve(descriptor: int, engines: Engines) -> None:
+    """Returns when the daemon has closed its end or is gone."""
+    with socket.socket(fileno=descriptor) as connection, connection.makefile("rb") as reader:
+        try:
+            Server(Connection(reader, connection.sendall), engines, time.monotonic).run()
+        except (BrokenPipeError, ConnectionResetError):
+            return
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,211 @@
+"""The torch process as a `ShardWorker`: keeps one running, counts its memory, and fails its calls when it ends.
+
+      spawn --> starting --Ready--> up --the socket ends--> down --delay--> spawn
+                   |                 calls pass              calls raise WorkerDied
+                   `-- ends first: the same, but the very first start then fails as a whole
+
+The process enforces its memory; this side keeps the same books from its answers, so that `free_bytes` asks nobody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Protocol, TypeVar
+
+import trio
+
+from inference.engine.restarts import Restarts
+from inference.engine.worker_link import Progress, WorkerLink
+from inference.engine.worker_wire import (
+    Answer,
+    CacheOpened,
+    CloseCache,
+    Done,
+    Loaded,
+    LoadShard,
+    Measured,
+    MeasureLayer,
+    OpenCache,
+    Request,
+    Step,
+    Stepped,
+    UnloadShard,
+)
+from protocols import limits
+from protocols.errors import LocalFault, WorkerDied
+from protocols.ids import SessionId
+from protocols.placement import LayerShape
+from protocols.seams import CacheSpec, ShardId, ShardLoaded, ShardSpec, StepResult
+from protocols.tensor import Frame
+
+AnswerT = TypeVar("AnswerT")
+
+
+class WorkerProcess(Protocol):
+    """A process whose end of the socketpair is `stream`; it exits when that closes."""
+
+    @property
+    def stream(self) -> trio.abc.Stream: ...
+    @property
+    def pid(self) -> int: ...
+    async def wait(self) -> int: ...
+    def kill(self) -> None: ...
+
+
+Spawn = Callable[[], Awaitable[WorkerProcess]]
+"""Raises `LocalFault` if the machine has no process to give."""
+
+
+class WorkerClient:
+    """Implements `protocols.seams.ShardWorker` while `run` runs."""
+
+    def __init__(self, spawn: Spawn, memory_bytes: int) -> None:
+        self._spawn = spawn
+        self._memory_bytes = memory_bytes
+        self._link: WorkerLink | None = None
+        self._has_been_up = False
+        self._died = trio.Event()
+        self._shard_bytes: dict[ShardId, int] = {}
+        self._kv_bytes: dict[tuple[ShardId, SessionId, int], int] = {}
+        self._layers_done: dict[tuple[SessionId, int], int] = {}
+        self.pid: int | None = None
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Started when the first process is up. Raises `LocalFault` if that one ends before it is."""
+        restarts = Restarts()
+        while True:
+            restarts.started(trio.current_time())
+            try:
+                async with self._process() as link:
+                    task_status.started() if not self._has_been_up else None
+                    self._has_been_up, self._link = True, link
+                    await link.ended.wait()
+            except LocalFault:
+                if not self._has_been_up:
+                    raise
+            self._lose_everything()
+            await trio.sleep(restarts.delay_s(trio.current_time()))
+
+    # ShardWorker -----------------------------------------------------------------------------------------------------
+
+    async def measure_layer(self, shape: LayerShape) -> float:
+        return (await self._ask(MeasureLayer(shape), Measured)).layer_ms
+
+    def free_bytes(self) -> int:
+        return self._memory_bytes - sum(self._shard_bytes.values()) - sum(self._kv_bytes.values())
+
+    async def load(self, spec: ShardSpec, on_progress: Progress) -> ShardLoaded:
+        async with self._undone_by(UnloadShard(spec.shard)):
+            loaded = (await self._ask(LoadShard(spec), Loaded, on_progress=on_progress)).loaded
+        self._forget_caches(spec.shard)
+        self._shard_bytes[spec.shard] = loaded.resident_bytes
+        return loaded
+
+    async def unload(self, shard: ShardId) -> None:
+        await self._ask(UnloadShard(shard), Done)
+        self._shard_bytes.pop(shard, None)
+        self._forget_caches(shard)
+
+    async def open_cache(self, shard: ShardId, session: SessionId, stage: int, spec: CacheSpec) -> None:
+        async with self._undone_by(CloseCache(shard, session, stage)):
+            opened = await self._ask(OpenCache(shard, session, stage, spec), CacheOpened)
+        self._kv_bytes[shard, session, stage] = opened.kv_bytes
+        self._layers_done[session, stage] = 0
+
+    async def step(self, shard: ShardId, frame: Frame) -> StepResult:
+        key = (frame.header.session, frame.header.stage)
+        told = 0
+
+        def advance(done: int, total: int) -> None:
+            nonlocal told
+            if key in self._layers_done:
+                self._layers_done[key] += done - told
+            told = done
+
+        request = Step(shard, frame.header, frame.tokens)
+        answer, out = await self._up().call(request, frame.body, advance)
+        stepped = _expected(answer, Stepped)
+        advance(shard.range.layers, shard.range.layers)
+        return StepResult(out, stepped.token, stepped.step_ms)
+
+    async def close_cache(self, shard: ShardId, session: SessionId, stage: int) -> None:
+        await self._ask(CloseCache(shard, session, stage), Done)
+        self._kv_bytes.pop((shard, session, stage), None)
+        self._layers_done.pop((session, stage), None)
+
+    def work(self, session: SessionId, stage: int) -> int:
+        return self._layers_done.get((session, stage), 0)
+
+    async def wait_died(self) -> None:
+        await self._died.wait()
+
+    # Inside ----------------------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def _process(self) -> AsyncIterator[WorkerLink]:
+        """A process that is up; told to end on the way out, and killed if it does not. Raises `LocalFault`."""
+        process = await self._spawn()
+        self.pid = process.pid
+        link = WorkerLink(process.stream)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(link.run)
+                if not await link.comes_up():
+                    raise LocalFault("the worker process did not come up: its own output above says why")
+                yield link
+                nursery.cancel_scope.cancel()
+        finally:
+            self.pid = None
+            await _end(process)
+
+    @asynccontextmanager
+    async def _undone_by(self, undo: Request) -> AsyncIterator[None]:
+        """Whoever is cancelled while the worker makes something does not leave it there."""
+        link = self._up()
+        try:
+            yield
+        except trio.Cancelled:
+            with trio.move_on_after(1, shield=True):
+                await link.post(undo)
+            raise
+
+    async def _ask(
+        self, request: Request, expected: type[AnswerT], *, on_progress: Progress | None = None
+    ) -> AnswerT:
+        answer, _ = await self._up().call(request, on_progress=on_progress)
+        return _expected(answer, expected)
+
+    def _up(self) -> WorkerLink:
+        if self._link is None:
+            raise WorkerDied("the worker process has ended and the next one is not up yet")
+        return self._link
+
+    def _forget_caches(self, shard: ShardId) -> None:
+        for key in [key for key in self._kv_bytes if key[0] == shard]:
+            del self._kv_bytes[key]
+            self._layers_done.pop(key[1:], None)
+
+    def _lose_everything(self) -> None:
+        self._link = None
+        self._shard_bytes.clear()
+        self._kv_bytes.clear()
+        self._layers_done.clear()
+        self._died.set()
+        self._died = trio.Event()
+
+
+async def _end(process: WorkerProcess) -> None:
+    with trio.CancelScope(shield=True):
+        await trio.aclose_forcefully(process.stream)
+        with trio.move_on_after(limits.WORKER_STOP_S) as patience:
+            await process.wait()
+        if patience.cancelled_caught:
+            process.kill()
+            await process.wait()
+
+
+def _expected(answer: Answer, expected: type[AnswerT]) -> AnswerT:
+    if not isinstance(answer, expected):
+        raise LocalFault(f"the worker answered {type(answer).__name__} where {expected.__name__} was due")
+    return answer

@@ -1,0 +1,1 @@
+"""Decoders: what a model folder says, its blocks, its weights, its text."""

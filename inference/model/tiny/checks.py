@@ -1,0 +1,111 @@
+"""Judges an answer of weft-tiny from the question alone.
+
+Rule of the file: nothing here knows how a question was made. Each judge reads the words of the prompt and checks the
+property that a right answer has (sorted and the same digits, balanced brackets, the last place named, …), so that the
+generators of `tasks` and these judges can be held against each other.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Final
+
+from inference.model.tiny import grammar
+
+_PARTNERS: Final = {")": "(", "]": "[", "}": "{", ">": "<"}
+
+
+def is_right(prompt: str, text: str) -> bool:
+    """Whether `text` answers `prompt` rightly; ValueError for a question of no known kind."""
+    for shape, judge in _JUDGES:
+        if question := shape.fullmatch(prompt):
+            return judge(question, text)
+    raise ValueError(f"weft-tiny has no such question: {prompt!r}")
+
+
+def _sums(question: re.Match[str], text: str) -> bool:
+    pairs = [pair.split("+") for pair in question[1].split(", ")]
+    return text == ", ".join(str(int(left) + int(right)) for left, right in pairs)
+
+
+def _sorted(question: re.Match[str], text: str) -> bool:
+    asked, given = question[1].split(" "), text.split(" ")
+    same = all(asked.count(digit) == given.count(digit) for digit in {*asked, *given})
+    return same and all(low <= high for low, high in pairwise(given))
+
+
+def _balanced(question: re.Match[str], text: str) -> bool:
+    still_open: list[str] = []
+    for bracket in question[1] + text:
+        if bracket in _PARTNERS.values():
+            still_open.append(bracket)
+        elif not still_open or still_open.pop() != _PARTNERS.get(bracket):
+            return False
+    # An answer may only close: opening and closing one more pair would balance too.
+    return not still_open and all(bracket in _PARTNERS for bracket in text)
+
+
+def _listed(question: re.Match[str], text: str) -> bool:
+    values: list[int] = ast.literal_eval(question[2])
+    right: dict[str, object] = {
+        "reverse": values[::-1],
+        "head": values[0],
+        "last": values[-1],
+        "len": len(values),
+    }
+    return text == str(right[question[1]]).replace(" ", "")
+
+
+def _copied(question: re.Match[str], text: str) -> bool:
+    return text == question[1]
+
+
+def _ordered(question: re.Match[str], text: str) -> bool:
+    earlier, later = {question[1], question[3]}, {question[2], question[4]}
+    return {text} == (earlier - later if question[5] == "first" else later - earlier)
+
+
+def _found(question: re.Match[str], text: str) -> bool:
+    moves = re.findall(rf"{question[2]} (?:is in|goes to) the (\w+)\.", question[1])
+    return bool(moves) and text == moves[-1]
+
+
+def _inflected(question: re.Match[str], text: str) -> bool:
+    day, subject, verb = question.groups()
+    if day == "Yesterday":
+        return text == grammar.PASTS[verb]
+    return text == grammar.present(verb, plural=subject not in grammar.PLURALS)
+
+
+def _continued(question: re.Match[str], text: str) -> bool:
+    count, words, given = int(question[1]), question[2].split(", "), text.split(" ")
+    if given[::2] != [str(number) for number in range(1, count + 1)] or len(given) != 2 * count:
+        return False
+    # Periodic from the prompt's words on: every word equals the one a period earlier.
+    continued = [*words, *given[1::2]]
+    return all(word == continued[index] for index, word in enumerate(continued[len(words) :]))
+
+
+def _told(question: re.Match[str], text: str) -> bool:
+    return grammar.is_story_about(question[1], text)
+
+
+_Judge = Callable[[re.Match[str], str], bool]
+_JUDGES: Final[list[tuple[re.Pattern[str], _Judge]]] = [
+    (re.compile(shape), judge)
+    for shape, judge in (
+        (r"Add: (\d\+\d(?:, \d\+\d)*)", _sums),
+        (r"Sort: (\d(?: \d)*)", _sorted),
+        (r"Close: ([][(){}<>]+)", _balanced),
+        (r"(reverse|head|last|len)\((\[\d(?:,\d)*\])\)", _listed),
+        (r"Copy: (\w+)", _copied),
+        (r"(\w+) is before (\w+)\. (\w+) is before (\w+)\. Who is (first|last)\?", _ordered),
+        (r"((?:\w+ (?:is in|goes to) the \w+\. )+)Where is (\w+)\?", _found),
+        (r"(Today|Yesterday) the (\w+) \w+ the \w+ \((\w+)\)", _inflected),
+        (r"Count to (\d+): (\w+(?:, \w+)*)", _continued),
+        (r"Tell a story about a (\w+)\.", _told),
+    )
+]

@@ -1,0 +1,205 @@
+"""Trains weft-tiny: `python -m inference.model.tiny.train`, or measures it with `--evaluate`.
+
+Rule of the file: a run is a function of its `Plan`. Questions come from one seeded `Random`, the weights from one seed
+of torch, and nothing reads the clock but the progress lines; on one kind of machine the same plan gives the same bytes.
+
+Each step learns from short conversations of several turns, which hold the four domains, and from long ones up to the
+end of the context, which hold the patterns and stories. Only what the assistant says counts towards the loss.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from inference.model.tiny import MODEL_DIR, tasks
+from inference.model.tiny.decoder import Decoder, Shape
+from inference.model.tiny.folder import END, SYSTEM, VOCABULARY, encode, load_folder, save_folder
+from inference.model.tiny.measure import Figure, held_out_figure, question, story_figure
+from inference.model.tiny.muon import Muon
+
+# Draws per domain: reasoning holds three kinds of question, and the ones about people take longest to learn.
+DOMAIN_WEIGHTS: Final = {"math": 2, "coding": 2, "reasoning": 4, "language": 2}
+GREETINGS: Final = ("You are a helpful assistant.", "You are weft-tiny.", "Be brief.", "Answer in one line.")
+IGNORED: Final = -100  # the target that cross_entropy leaves out
+PROGRESS_SEED: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything that decides the outcome of a run."""
+
+    steps: int = 4000
+    seed: int = 0
+    rate: float = 0.002
+    matrix_rate: float = 0.01
+    warm_up_steps: int = 50
+    short_rows: int = 24
+    short_width: int = 44
+    long_rows: int = 1
+    long_every: int = 3
+    long_weight: float = 0.3
+    # Temperature 1 should tell stories that parse: the trained distribution is raised to this power, which leaves every
+    # greedy answer as it is and takes the small change of probability from what the grammar forbids.
+    sharpening: float = 2.0
+    shape: Shape = field(default_factory=lambda: Shape(vocabulary=len(VOCABULARY)))
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One conversation as ids, and per id what it should predict next."""
+
+    ids: list[int]
+    targets: list[int]
+
+
+def converse(rng: Random, width: int, opening: str | None) -> Row:
+    """A conversation cut at `width`: the opening kind of item, or one of a domain, then domains to the end."""
+    ids = [SYSTEM, *encode(rng.choice(GREETINGS)), END] if rng.random() < 0.1 else []
+    said = [False] * len(ids)
+    kind = opening
+    while len(ids) <= width:
+        item = tasks.trained(kind or _domain(rng), rng)
+        asked, answered = question(item.prompt), [*encode(item.answer), END]
+        ids += asked + answered
+        said += [False] * len(asked) + [True] * len(answered)
+        kind = None
+    targets = [token if spoken else IGNORED for token, spoken in zip(ids, said, strict=True)]
+    return Row(ids[:width], targets[1 : width + 1])
+
+
+def converse_short(rng: Random, width: int) -> Row:
+    return converse(rng, width, None)
+
+
+def converse_long(rng: Random, width: int) -> Row:
+    """A pattern or a story, most often as the first thing asked, else after some short turns."""
+    kind = rng.choice(["pattern", "story"])
+    if rng.random() < 0.6:
+        return converse(rng, width, kind)
+    before = converse(rng, rng.randint(20, 120), None)
+    # The cut may fall inside a turn; an unfinished turn in the past is one more thing to look away from.
+    after = converse(rng, width - len(before.ids), kind)
+    return Row(before.ids + after.ids, [*before.targets[:-1], IGNORED, *after.targets])
+
+
+def _domain(rng: Random) -> str:
+    return rng.choices([*DOMAIN_WEIGHTS], [*DOMAIN_WEIGHTS.values()])[0]
+
+
+def _loss(decoder: Decoder, rows: list[Row]) -> Tensor:
+    logits, _ = decoder(torch.tensor([row.ids for row in rows]))
+    targets = torch.tensor([row.targets for row in rows])
+    return functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
+
+
+class Optimiser:
+    """Muon for the matrices of the layers, AdamW for embedding and norms, one schedule for both."""
+
+    def __init__(self, decoder: Decoder, plan: Plan) -> None:
+        weights = dict(decoder.named_parameters())
+        matrices = [w for name, w in weights.items() if w.dim() == 2 and "embed_tokens" not in name]
+        rest = [w for name, w in weights.items() if w.dim() == 1 or "embed_tokens" in name]
+        self._plan = plan
+        self._weights: list[nn.Parameter] = [*weights.values()]
+        self._muon = Muon(matrices)
+        self._adam = torch.optim.AdamW(rest, lr=plan.rate, betas=(0.9, 0.95), weight_decay=0.0)
+
+    def step(self, number: int) -> None:
+        share = self._share(number)
+        nn.utils.clip_grad_norm_(self._weights, 1.0)
+        self._muon.step(self._plan.matrix_rate * share)
+        for group in self._adam.param_groups:
+            group["lr"] = self._plan.rate * share
+        self._adam.step()
+        for weight in self._weights:
+            weight.grad = None
+
+    def _share(self, number: int) -> float:
+        warm = min(1.0, (number + 1) / self._plan.warm_up_steps)
+        return warm * 0.5 * (1 + math.cos(math.pi * number / self._plan.steps))
+
+
+def train(plan: Plan, report: Callable[[int, float, Decoder], None]) -> Decoder:
+    """The trained decoder, sharpened; `report` hears of every step and its loss."""
+    torch.manual_seed(plan.seed)
+    rng = Random(f"train/{plan.seed}")  # noqa: S311 - questions, not secrets
+    decoder = Decoder(plan.shape)
+    optimiser = Optimiser(decoder, plan)
+    for number in range(plan.steps):
+        short = [converse_short(rng, plan.short_width) for _ in range(plan.short_rows)]
+        loss = _loss(decoder, short)
+        if number % plan.long_every == 0:
+            long = [converse_long(rng, plan.shape.context) for _ in range(plan.long_rows)]
+            loss = loss + plan.long_weight * _loss(decoder, long)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step(number)
+        report(number, loss.item(), decoder)
+    with torch.no_grad():
+        decoder.model.norm.weight.mul_(plan.sharpening)
+    return decoder.eval()
+
+
+class Progress:
+    """Prints a line now and then: step, seconds, mean loss, accuracy so far."""
+
+    def __init__(self, every: int) -> None:
+        self._every, self._started_s, self._sum = every, time.monotonic(), 0.0
+
+    def __call__(self, number: int, loss: float, decoder: Decoder) -> None:
+        self._sum += loss
+        if (number + 1) % self._every:
+            return
+        figures = " ".join(
+            f"{kind} {held_out_figure(decoder, kind, 64, PROGRESS_SEED).accuracy:.2f}"
+            for kind in tasks.DOMAINS
+        )
+        elapsed_s = time.monotonic() - self._started_s
+        print(
+            f"step {number + 1}  {elapsed_s:.0f} s  loss {self._sum / self._every:.3f}  {figures}", flush=True
+        )
+        self._sum = 0.0
+
+
+def evaluate(folder: Path, n: int) -> list[Figure]:
+    """The figures of the model card, from the weights as they are stored."""
+    decoder = load_folder(folder)
+    figures = [held_out_figure(decoder, kind, n) for kind in (*tasks.DOMAINS, "pattern")]
+    return [*figures, story_figure(decoder, n)]
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m inference.model.tiny.train", description=__doc__)
+    parser.add_argument("--folder", type=Path, default=MODEL_DIR, help="where the model lies or is written")
+    parser.add_argument("--evaluate", action="store_true", help="measure what is there instead of training")
+    parser.add_argument("--items", type=int, default=400, help="held-out questions per domain")
+    parser.add_argument("--steps", type=int, default=Plan().steps)
+    parser.add_argument("--seed", type=int, default=Plan().seed)
+    parser.add_argument("--threads", type=int, default=1, help="more than one hardly helps at this size")
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = _arguments()
+    torch.set_num_threads(arguments.threads)
+    if not arguments.evaluate:
+        decoder = train(Plan(steps=arguments.steps, seed=arguments.seed), Progress(every=200))
+        save_folder(decoder, arguments.folder)
+    for figure in evaluate(arguments.folder, arguments.items):
+        print(f"{figure.kind:10} {figure.right}/{figure.asked} = {figure.accuracy:.4f}")
+        for prompt, text in figure.missed[:3]:
+            print(f"{'':10} missed: {prompt!r} -> {text!r}")
+
+
+if __name__ == "__main__":
+    main()

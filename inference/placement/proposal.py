@@ -1,0 +1,337 @@
+"""The proposer's side of one placement, as a machine without I/O.
+
+    begin --> OFFERING --all answered--> LOADING --all claimed--> PLACED
+                 ^                          |
+                 '------ plan again --------'  a node declined, failed or was lost: term + 1
+                              |
+                              '--> GAVE UP     no room left, too many rounds, or another proposer's higher plan
+
+The rule of the file: answers are waited for before the next plan is made, so that each round knows what every node said. What
+the new plan keeps of the old is not offered again; what it drops is released. A declined or failed standby caps its node at
+what it has granted; a node that lost or could not load its own range is left out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, assert_never
+
+import msgspec
+
+from inference.placement.plan import Assignment, ModelSize, Plan
+from inference.placement.planner import make_plan
+from protocols import limits
+from protocols.errors import UserError
+from protocols.ids import ModelDigest, PeerId, shortened
+from protocols.placement import Capacity, Claim, Declined, Granted, LayerRange, LoadFailed, Offer, Release
+
+Event = dict[str, Any]
+"""For people and the control socket: `event` says what happened, the rest what it happened to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is to be placed, and who has its weights."""
+
+    model: ModelDigest
+    size: ModelSize
+    dtype: str
+    numerics: str
+    weights_from: tuple[PeerId, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A node answered an offer, then or later."""
+
+    assignment: Assignment
+    reply: Granted | Declined | Claim | LoadFailed
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A node is out of reach."""
+
+    peer: PeerId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Propose:
+    assignment: Assignment
+    offer: Offer
+
+
+@dataclass(frozen=True, slots=True)
+class LetGo:
+    """Stop negotiating about it, and release it; before anything that is proposed in the same breath."""
+
+    peer: PeerId
+    release: Release
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    event: Event
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    plan: Plan
+
+
+@dataclass(frozen=True, slots=True)
+class GaveUp:
+    """The sentence for the user."""
+
+    message: str
+
+
+Input = Answered | Lost
+Output = Propose | LetGo | Report | Placed | GaveUp
+
+
+class _State(Enum):
+    OFFERED = "offered"
+    GRANTED = "granted"
+    CLAIMED = "claimed"
+
+
+@dataclass(slots=True)
+class Proposal:
+    """`before` are the claims of this model that stood when it began: kept if the placement fails, released if it succeeds."""
+
+    subject: Subject
+    proposer: PeerId
+    capacities: dict[PeerId, Capacity]
+    term: int
+    before: tuple[Claim, ...] = ()
+    rounds: int = 0
+    is_over: bool = False
+    plan: Plan | None = None
+    _standing: dict[Assignment, _State] = field(default_factory=dict)
+    _plans_again: bool = False
+    _declined: dict[PeerId, int] = field(default_factory=dict)
+    _troubles: list[str] = field(default_factory=list)
+
+    def begin(self) -> list[Output]:
+        """The first plan and its offers. Ends in `GaveUp` if there is no room."""
+        return self._propose()
+
+    def handle(self, event: Input) -> list[Output]:
+        if self.is_over:
+            return []
+        match event:
+            case Answered(assignment, reply):
+                if assignment not in self._standing:
+                    return []  # let go of meanwhile
+                outputs = self._answered(assignment, reply)
+            case Lost(peer, reason):
+                outputs = self._lose(peer, reason)
+            case _:
+                assert_never(event)
+        return outputs if self.is_over else [*outputs, *self._settle()]
+
+    # Answers ---------------------------------------------------------------------------------------------------------
+
+    def _answered(
+        self, assignment: Assignment, reply: Granted | Declined | Claim | LoadFailed
+    ) -> list[Output]:
+        match reply:
+            case Granted():
+                self._standing[assignment] = _State.GRANTED
+                return [_report("granted", assignment)]
+            case Claim():
+                return self._claimed(assignment, reply)
+            case Declined():
+                return self._decline(assignment, reply)
+            case LoadFailed(reason):
+                return self._fail(assignment, reason)
+            case _:
+                assert_never(reply)
+
+    def _claimed(self, assignment: Assignment, claim: Claim) -> list[Output]:
+        if (claim.holder, claim.model, claim.range) != (
+            assignment.peer,
+            self.subject.model,
+            assignment.range,
+        ):
+            return self._fail(assignment, "it claimed something else")
+        self._standing[assignment] = _State.CLAIMED
+        return [_report("claimed", assignment, numerics_class=claim.numerics_class)]
+
+    def _decline(self, assignment: Assignment, reply: Declined) -> list[Output]:
+        was_granted = self._standing.pop(assignment) is not _State.OFFERED
+        report = _report("declined", assignment, reason=reply.reason)
+        if was_granted:
+            return [report, *self._give_up(f"a newer plan has taken its place ({reply.reason}).")]
+        self._plans_again = True
+        if reply.term >= self.term:
+            self.term = reply.term  # the next round's is higher
+            return [report]
+        self._note(assignment.peer, assignment.range, reply.reason)
+        self._cap(assignment.peer, reply.layers_max)
+        return [report]
+
+    def _fail(self, assignment: Assignment, reason: str) -> list[Output]:
+        del self._standing[assignment]
+        self._plans_again = True
+        self._note(assignment.peer, assignment.range, reason)
+        if assignment.standby:
+            self._cap(assignment.peer, 0)
+        else:
+            self._leave_out(assignment.peer)
+        return [_report("failed", assignment, reason=reason)]
+
+    def _lose(self, peer: PeerId, reason: str) -> list[Output]:
+        if not self._leave_out(peer):
+            return []
+        self._plans_again = True
+        self._troubles.append(f"{shortened(peer)} was lost: {reason}")
+        # Nobody is left there to release anything.
+        self._standing = {each: state for each, state in self._standing.items() if each.peer != peer}
+        return [Report({"event": "lost", "peer": peer, "reason": reason})]
+
+    def _note(self, peer: PeerId, held: LayerRange, reason: str) -> None:
+        self._troubles.append(f"{shortened(peer)} did not take layers {held}: {reason}")
+
+    def _cap(self, peer: PeerId, layers: int) -> None:
+        """Beyond what it grants in this round that node would hold so many layers more."""
+        self._declined[peer] = min(layers, self._declined.get(peer, layers))
+
+    def _leave_out(self, peer: PeerId) -> bool:
+        return self.capacities.pop(peer, None) is not None
+
+    # Rounds ----------------------------------------------------------------------------------------------------------
+
+    def _settle(self) -> list[Output]:
+        states = set(self._standing.values())
+        if _State.OFFERED in states:
+            return []
+        if self._plans_again:
+            self._apply_caps()
+            self.term += 1
+            return self._propose()
+        return self._place() if states <= {_State.CLAIMED} else []
+
+    def _apply_caps(self) -> None:
+        for peer, more in self._declined.items():
+            if peer not in self.capacities:
+                continue
+            granted = sum(each.range.layers for each in self._standing if each.peer == peer)
+            capacity = self.capacities[peer]
+            if granted + more == 0:
+                self._leave_out(peer)
+            else:
+                cap = min(granted + more, capacity.layers_max or granted + more)
+                self.capacities[peer] = msgspec.structs.replace(capacity, layers_max=cap)
+        self._declined.clear()
+
+    def _propose(self) -> list[Output]:
+        self._plans_again = False
+        self.rounds += 1
+        if self.rounds > limits.PLAN_ROUNDS_MAX:
+            return self._give_up(f"{limits.PLAN_ROUNDS_MAX} plans were tried: look at 'weft status'.")
+        try:
+            self.plan = plan = make_plan(self.subject.size, self.capacities, self.proposer)
+        except UserError as error:
+            return self._give_up(str(error))
+        wanted = plan.assignments()
+        dropped = [each for each in self._standing if each not in wanted]
+        outputs: list[Output] = [Report(planned_event(plan)), *self._let_go_of(dropped)]
+        for each in wanted:
+            if each not in self._standing:
+                self._standing[each] = _State.OFFERED
+                outputs.append(Propose(each, self._offer(each, plan)))
+        return [*outputs, *self._settle()]
+
+    def _offer(self, assignment: Assignment, plan: Plan) -> Offer:
+        subject = self.subject
+        # All of it may have to come from the proposer, one range after the other.
+        total_bytes = sum(each.bytes_needed for each in plan.assignments())
+        lease_s = limits.GRANT_LEASE_S + total_bytes / limits.LEASE_BYTES_PER_S
+        return Offer(
+            term=self.term,
+            proposer=self.proposer,
+            model=subject.model,
+            range=assignment.range,
+            standby=assignment.standby,
+            dtype=subject.dtype,
+            numerics=subject.numerics,
+            bytes_needed=assignment.bytes_needed,
+            lease_s=min(lease_s, limits.LEASE_S_MAX),
+            weights_from=subject.weights_from,
+        )
+
+    def _let_go_of(self, assignments: list[Assignment]) -> list[Output]:
+        """Release them, except what was held before all this."""
+        kept = {(claim.holder, claim.range) for claim in self.before}
+        outputs: list[Output] = []
+        for each in assignments:
+            del self._standing[each]
+            if (each.peer, each.range) not in kept:
+                outputs.append(LetGo(each.peer, self._release(each.range)))
+        return outputs
+
+    def _release(self, held: LayerRange) -> Release:
+        return Release(self.term, self.subject.model, held)
+
+    # Ends ------------------------------------------------------------------------------------------------------------
+
+    def _place(self) -> list[Output]:
+        assert self.plan is not None
+        self.is_over = True
+        wanted = {(each.peer, each.range) for each in self.plan.assignments()}
+        replaced = [claim for claim in self.before if (claim.holder, claim.range) not in wanted]
+        return [*(LetGo(claim.holder, self._release(claim.range)) for claim in replaced), Placed(self.plan)]
+
+    def abandon(self) -> list[Output]:
+        """The user left: what is to be released."""
+        if self.is_over:
+            return []
+        self.is_over = True
+        return self._let_go_of(list(self._standing))
+
+    def _give_up(self, why: str) -> list[Output]:
+        released = self.abandon()
+        if not self._troubles:
+            return [*released, GaveUp(why if self.subject.size.name in why else f"{self._failed}: {why}")]
+        return [*released, GaveUp(f"{self._failed}: {'; '.join(self._troubles)}. {why}")]
+
+    @property
+    def _failed(self) -> str:
+        return f"{self.subject.size.name} could not be placed"
+
+
+def planned_event(plan: Plan) -> Event:
+    """A plan as a user sees it."""
+    ranges = [
+        {
+            "layers": str(planned.range),
+            "primary": planned.primary,
+            "standby": planned.standby,
+            "bytes": planned.bytes_needed,
+            "step_ms": round(planned.step_ms, 3),
+            "reason": planned.reason,
+        }
+        for planned in plan.ranges
+    ]
+    return {
+        "event": "planned",
+        "ranges": ranges,
+        "token_ms": round(plan.token_ms, 3),
+        "notes": list(plan.notes),
+    }
+
+
+def _report(event: str, assignment: Assignment, **details: object) -> Report:
+    return Report(
+        {
+            "event": event,
+            "peer": assignment.peer,
+            "layers": str(assignment.range),
+            "standby": assignment.standby,
+            **details,
+        }
+    )

@@ -1,0 +1,267 @@
+"""Running sessions at their entry node: the driver between the session machine, the stages and whoever asked.
+
+    async with entry.generate(order, claims) as events:
+        async for event in events:      # Emit and Recovered, at last Finish or Fail
+            ...
+
+Leaving the context early cancels the session on every hop: the streams to the stages end, and with them what they hold.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import assert_never
+
+import trio
+
+from inference.sessions import events as e
+from inference.sessions.relay import Outlet, Relay
+from inference.sessions.session import Session
+from mesh.nursery import peer_nursery
+from mesh.rpc import Channel, dial
+from protocols import limits, streams
+from protocols.errors import Overloaded, RemoteFault, Unavailable
+from protocols.ids import NetworkId, SessionId
+from protocols.placement import Claim
+from protocols.seams import Network
+from protocols.session import SESSION_CODEC, CloseStage, SessionMessage
+from protocols.tensor import DType, Frame, Header, Kind, Numerics
+
+SessionEvent = e.Emit | e.Recovered | e.Finish | e.Fail
+ORDERS_WAITING_MAX = 2 * limits.FAILOVERS_MAX + 2
+
+
+class Entry:
+    """All sessions that enter at this node; `running` shows them."""
+
+    def __init__(self, network: Network, network_id: NetworkId, relay: Relay) -> None:
+        self._network = network
+        self._network_id = network_id
+        self._relay = relay
+        self.running: dict[SessionId, Session] = {}
+
+    @asynccontextmanager
+    async def generate(
+        self, order: e.Order, claims: Sequence[Claim], replace: e.Replace
+    ) -> AsyncIterator[trio.MemoryReceiveChannel[SessionEvent]]:
+        """The session's events while the context is open; raises `Overloaded` at once if too many are running.
+
+        An event is never lost to a failure: `Fail` comes after all that was emitted before it.
+        """
+        if len(self.running) >= limits.SESSIONS_MAX:
+            raise Overloaded(f"{limits.SESSIONS_MAX} sessions are running here: wait for one to end")
+        route = [e.Hop(claim.holder, claim.range) for claim in claims]
+        session = Session(order, route, replace)
+        # Each token is one event, and each failover one per stage: the channel never blocks the session.
+        capacity = order.rows_max + limits.FAILOVERS_MAX * len(route) + 1
+        outgoing, incoming = trio.open_memory_channel[SessionEvent](capacity)
+        drive = _Drive(
+            session, _FrameShape.of(claims[0]), outgoing, self._network, self._network_id, self._relay
+        )
+        self.running[order.session] = session
+        try:
+            async with incoming, peer_nursery() as nursery:
+                nursery.start_soon(drive.run)
+                yield incoming
+                nursery.cancel_scope.cancel()
+        finally:
+            del self.running[order.session]
+
+
+@dataclass(frozen=True, slots=True)
+class _FrameShape:
+    """How rows go to the first stage."""
+
+    dtype: DType
+    numerics: Numerics
+
+    @classmethod
+    def of(cls, claim: Claim) -> _FrameShape:
+        numerics = Numerics.EXACT if claim.numerics == "exact" else Numerics.FAST
+        return cls(DType.F32 if claim.dtype == "f32" else DType.BF16, numerics)
+
+
+@dataclass(slots=True)
+class _StageLine:
+    """The stream to one stage."""
+
+    scope: trio.CancelScope
+    orders: trio.MemorySendChannel[SessionMessage]
+
+
+@dataclass(slots=True)
+class _Feeder:
+    """Sends rows to the first stage in one epoch."""
+
+    epoch: int
+    scope: trio.CancelScope
+    feeds: trio.MemorySendChannel[e.Feed]
+
+
+@dataclass(slots=True)
+class _Drive:
+    session: Session
+    shape: _FrameShape
+    outgoing: trio.MemorySendChannel[SessionEvent]
+    network: Network
+    network_id: NetworkId
+    relay: Relay
+    _lines: dict[int, _StageLine] = field(default_factory=dict)
+    _feeder: _Feeder | None = None
+    _wake_s: float = math.inf
+
+    async def run(self) -> None:
+        """Until the session has ended."""
+        told_in, told = trio.open_memory_channel[e.Input](256)
+        async with self.outgoing, peer_nursery() as nursery:
+            event: e.Input = e.Start()
+            while True:
+                for output in self.session.handle(event, trio.current_time()):
+                    self._act(output, nursery, told_in)
+                if self.session.phase is e.Phase.DONE:
+                    break
+                event = await self._next(told)
+            self._close(nursery)
+
+    async def _next(self, told: trio.MemoryReceiveChannel[e.Input]) -> e.Input:
+        # What stages said comes before the alarm, or a pause of this very process would look like theirs.
+        try:
+            return told.receive_nowait()
+        except trio.WouldBlock:
+            pass
+        with trio.move_on_at(self._wake_s):
+            return await told.receive()
+        return e.Alarm()
+
+    def _act(self, output: e.Output, nursery: trio.Nursery, told: trio.MemorySendChannel[e.Input]) -> None:
+        match output:
+            case e.Open():
+                self._open(output, nursery, told)
+            case e.Send(index, message):
+                self._send(index, message)
+            case e.Feed():
+                self._feed(output, nursery, told)
+            case e.Emit() | e.Recovered() | e.Finish() | e.Fail():
+                self.outgoing.send_nowait(output)
+            case e.WakeAt(deadline):
+                self._wake_s = deadline
+            case _:
+                assert_never(output)
+
+    # Stages
+
+    def _open(self, output: e.Open, nursery: trio.Nursery, told: trio.MemorySendChannel[e.Input]) -> None:
+        if output.index in self._lines:
+            self._lines[output.index].scope.cancel()
+        orders_in, orders = trio.open_memory_channel[SessionMessage](ORDERS_WAITING_MAX)
+        line = _StageLine(trio.CancelScope(), orders_in)
+        self._lines[output.index] = line
+        nursery.start_soon(self._talk, output, line.scope, orders, told)
+
+    def _send(self, index: int, message: SessionMessage) -> None:
+        # A stage that takes no orders is silent as well, and the machine's watch gives it up.
+        try:
+            self._lines[index].orders.send_nowait(message)
+        except (trio.WouldBlock, trio.BrokenResourceError):
+            return
+
+    async def _talk(
+        self,
+        output: e.Open,
+        scope: trio.CancelScope,
+        orders: trio.MemoryReceiveChannel[SessionMessage],
+        told: trio.MemorySendChannel[e.Input],
+    ) -> None:
+        with scope:
+            try:
+                async with dial(
+                    self.network, output.peer, streams.SESSION, SESSION_CODEC, self.network_id
+                ) as channel:
+                    await channel.send(output.message)
+                    async with orders, peer_nursery() as nursery:
+                        nursery.start_soon(_hear, channel, output, told)
+                        async for order in orders:
+                            await channel.send(order)
+                        nursery.cancel_scope.cancel()
+            except (Unavailable, RemoteFault) as error:
+                await told.send(e.Lost(output.index, output.incarnation, str(error)))
+
+    def _close(self, nursery: trio.Nursery) -> None:
+        """Tell every stage, for a second at most."""
+        if self._feeder:
+            self._feeder.scope.cancel()
+        for index, line in self._lines.items():
+            self._send(index, CloseStage())
+            line.orders.close()
+        nursery.cancel_scope.deadline = trio.current_time() + 1
+
+    # Rows
+
+    def _feed(self, feed: e.Feed, nursery: trio.Nursery, told: trio.MemorySendChannel[e.Input]) -> None:
+        if self._feeder is None or self._feeder.epoch != feed.epoch:
+            if self._feeder:
+                self._feeder.scope.cancel()
+            feeds_in, feeds = trio.open_memory_channel[e.Feed](2)  # a replay and the row behind it
+            self._feeder = _Feeder(feed.epoch, trio.CancelScope(), feeds_in)
+            nursery.start_soon(self._feed_rows, self._feeder.scope, feeds, feed.epoch, told)
+        self._feeder.feeds.send_nowait(feed)
+
+    async def _feed_rows(
+        self,
+        scope: trio.CancelScope,
+        feeds: trio.MemoryReceiveChannel[e.Feed],
+        epoch: int,
+        told: trio.MemorySendChannel[e.Input],
+    ) -> None:
+        first = self.session.places[0]
+        incarnation = first.incarnation
+        outlet: Outlet = self.relay.outlet(first.peer, self.session.order.session, 0, epoch)
+        with scope:
+            try:
+                async for feed in feeds:
+                    for frame in self._frames(feed):
+                        await outlet.send(frame)
+            except (Unavailable, RemoteFault) as error:
+                await told.send(e.Lost(0, incarnation, str(error)))
+        outlet.close()
+
+    def _frames(self, feed: e.Feed) -> Iterator[Frame]:
+        """The rows cut where attention blocks begin and, in a replay, where the prompt ended."""
+        order = self.session.order
+        end = feed.position + len(feed.tokens)
+        start = feed.position
+        while start < end:
+            rows_end = min(end, self._cut_behind(start, feed.kind))
+            header = Header(
+                feed.kind,
+                order.session,
+                feed.epoch,
+                stage=0,
+                position=start,
+                rows=rows_end - start,
+                width=0,
+                truncate_to=start,
+                numerics=self.shape.numerics,
+                dtype=self.shape.dtype,
+                sample=feed.sample and rows_end == end,
+            )
+            yield Frame(header, feed.tokens[start - feed.position : rows_end - feed.position], b"")
+            start = rows_end
+
+    def _cut_behind(self, start: int, kind: Kind) -> int:
+        prompt_rows = len(self.session.order.prompt)
+        if start >= prompt_rows and kind is Kind.REPLAY and self.shape.numerics is not Numerics.EXACT:
+            return start + 1  # as they were computed
+        block_end = (start // limits.PREFILL_CHUNK_ROWS + 1) * limits.PREFILL_CHUNK_ROWS
+        return min(block_end, prompt_rows) if start < prompt_rows else block_end
+
+
+async def _hear(
+    channel: Channel[SessionMessage], opened: e.Open, told: trio.MemorySendChannel[e.Input]
+) -> None:
+    while True:
+        message = await channel.receive()
+        await told.send(e.Told(opened.index, opened.incarnation, message))

@@ -1,0 +1,276 @@
+"""Serving stages: the driver between the streams, the machine of each stage, and the torch worker.
+
+One task per stage takes frames from its inbox, computes them, and sends the outputs on; a credit goes back only after
+that, so a slow stage behind slows the one in front and nothing piles up. A reroute cuts short whatever is being sent.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, assert_never
+
+import trio
+
+from inference.sessions.relay import GiveBack, Outlet, Relay
+from inference.sessions.stage import (
+    Arrived,
+    Compute,
+    Computed,
+    Forward,
+    Output,
+    Stage,
+    Tell,
+)
+from inference.sessions.stage import GiveBack as Returned
+from mesh.nursery import peer_nursery
+from mesh.rpc import Channel, accepting, deadline
+from protocols import limits, streams
+from protocols.errors import (
+    Disconnected,
+    Malformed,
+    Overloaded,
+    RemoteFault,
+    Unavailable,
+    WorkerDied,
+)
+from protocols.ids import ModelDigest, NetworkId, SessionId
+from protocols.placement import LayerRange
+from protocols.seams import CacheSpec, Network, ShardId, ShardWorker
+from protocols.session import (
+    SESSION_CODEC,
+    CloseStage,
+    Downstream,
+    OpenStage,
+    Progress,
+    Reroute,
+    SessionMessage,
+    StageOpened,
+    StageRefused,
+    StageTrouble,
+)
+from protocols.tensor import DType, Frame
+
+FRAMES_WAITING_MAX = (
+    2 * limits.CREDITS_PER_SESSION
+)  # those of an abandoned epoch may still lie before the new ones
+REROUTES_WAITING_MAX = limits.FAILOVERS_MAX
+
+
+@dataclass(frozen=True, slots=True)
+class HeldShard:
+    """A shard that this node's worker holds. `width`: hidden size; `is_exact`: replayed rows may be joined."""
+
+    shard: ShardId
+    width: int
+    dtype: DType
+    is_exact: bool
+
+
+class HeldShards(Protocol):
+    def held(self, model: ModelDigest, layers: LayerRange) -> HeldShard | None:
+        """The shard for exactly that range, if the worker has it now."""
+
+
+class ShardServer:
+    """All stages that this node serves."""
+
+    def __init__(
+        self, network: Network, network_id: NetworkId, relay: Relay, worker: ShardWorker, shards: HeldShards
+    ) -> None:
+        self._relay = relay
+        self._worker = worker
+        self._shards = shards
+        self.sessions: dict[tuple[SessionId, int], OpenStage] = {}
+        network.handle(streams.SESSION, accepting(streams.SESSION, SESSION_CODEC, network_id, self._serve))
+
+    async def _serve(self, channel: Channel[SessionMessage]) -> None:
+        with deadline(limits.REPLY_S, "no session was opened"):
+            opened = await channel.receive()
+        if not isinstance(opened, OpenStage):
+            raise Malformed(f"a session begins with OpenStage, not {type(opened).__name__}", channel.peer)
+        key = (opened.session, opened.stage)
+        held = self._shards.held(opened.model, opened.range)
+        refusal = self._refusal(opened, held)
+        if refusal or held is None:
+            await channel.send(StageRefused(refusal or "not held"))
+            return
+        self.sessions[key] = opened
+        try:
+            await self._open(channel, opened, held)
+        finally:
+            if self.sessions.get(key) is opened:
+                del self.sessions[key]
+
+    def _refusal(self, opened: OpenStage, held: HeldShard | None) -> str:
+        if held is None:
+            return f"layers {opened.range} of that model are not held here"
+        if (opened.session, opened.stage) in self.sessions:
+            return "that stage of the session is open already"
+        if len(self.sessions) >= limits.SESSIONS_MAX:
+            return f"{limits.SESSIONS_MAX} sessions are open here"
+        return ""
+
+    async def _open(self, channel: Channel[SessionMessage], opened: OpenStage, held: HeldShard) -> None:
+        spec = CacheSpec(opened.prompt_rows, opened.rows_max, opened.sampling)
+        try:
+            await self._worker.open_cache(held.shard, opened.session, opened.stage, spec)
+        except (Overloaded, WorkerDied, Malformed) as error:
+            await channel.send(StageRefused(str(error)[:500]))
+            return
+        try:
+            await _StageTask(channel, opened, held, self._relay, self._worker).run()
+        finally:
+            with trio.move_on_after(limits.REPLY_S, shield=True):
+                await self._close_cache(held.shard, opened)
+
+    async def _close_cache(self, shard: ShardId, opened: OpenStage) -> None:
+        try:
+            await self._worker.close_cache(shard, opened.session, opened.stage)
+        except WorkerDied:
+            return  # its caches went with it
+
+
+class _StageTask:
+    """One open stage."""
+
+    def __init__(
+        self,
+        channel: Channel[SessionMessage],
+        opened: OpenStage,
+        held: HeldShard,
+        relay: Relay,
+        worker: ShardWorker,
+    ) -> None:
+        self._channel = channel
+        self._opened = opened
+        self._held = held
+        self._relay = relay
+        self._worker = worker
+        self._machine = Stage(opened, held.width, held.dtype, held.is_exact)
+        self._inbox_in, self._inbox = trio.open_memory_channel[tuple[Frame, GiveBack] | Reroute](
+            FRAMES_WAITING_MAX + REROUTES_WAITING_MAX
+        )
+        self._sending: trio.CancelScope | None = None
+        self._reroutes_waiting = 0
+        self._outlet: Outlet | None = None
+        self._step_ms = 0.0
+        self._step_rows = 0
+
+    async def run(self) -> None:
+        """Until the entry closes the stage or its stream ends."""
+        session, stage = self._opened.session, self._opened.stage
+        deliver = self._deliver
+        self._relay.register(session, stage, deliver)
+        try:
+            await self._channel.send(StageOpened(self._machine.epoch))
+            async with peer_nursery() as nursery:
+                nursery.start_soon(self._work)
+                nursery.start_soon(self._report)
+                await self._listen()
+                nursery.cancel_scope.cancel()
+        finally:
+            self._relay.unregister(session, stage, deliver)
+            if self._outlet:
+                self._outlet.close()
+
+    def _deliver(self, frame: Frame, give_back: GiveBack) -> None:
+        self._check(frame)
+        if self._inbox_in.statistics().current_buffer_used >= FRAMES_WAITING_MAX:
+            raise Malformed("more frames than credits")
+        self._inbox_in.send_nowait((frame, give_back))
+
+    async def _listen(self) -> None:
+        while True:
+            try:
+                message = await self._channel.receive()
+            except Disconnected:
+                return
+            match message:
+                case Reroute():
+                    self._interrupt(message)
+                case CloseStage():
+                    return
+                case _:
+                    raise Malformed(f"a stage was sent a {type(message).__name__}", self._channel.peer)
+
+    def _interrupt(self, order: Reroute) -> None:
+        """What is still being sent belongs to a route that has been given up."""
+        if self._reroutes_waiting >= REROUTES_WAITING_MAX:
+            raise Malformed("more reroutes than a session survives", self._channel.peer)
+        self._reroutes_waiting += 1
+        if self._sending:
+            self._sending.cancel()
+        self._inbox_in.send_nowait(order)
+
+    async def _work(self) -> None:
+        async for item in self._inbox:
+            if isinstance(item, Reroute):
+                self._reroutes_waiting -= 1
+                await self._act(self._machine.handle(item), lambda _: None)
+                continue
+            frame, give_back = item
+            try:
+                outputs = self._machine.handle(Arrived(frame))
+            except Malformed as error:
+                outputs = [Tell(StageTrouble(self._machine.epoch, str(error)[:500]))]
+            await self._act(outputs, give_back)
+
+    def _check(self, frame: Frame) -> None:
+        header = frame.header
+        width = 0 if self._opened.range.start == 0 else self._held.width
+        if header.width != width or (width and header.dtype is not self._held.dtype):
+            raise Malformed(
+                f"rows of width {header.width} {header.dtype.name} do not fit layers {self._opened.range}"
+            )
+
+    async def _act(self, outputs: list[Output], give_back: GiveBack) -> None:
+        for output in outputs:
+            match output:
+                case Compute(frame):
+                    await self._compute(frame, give_back)
+                case Forward(frame, downstream):
+                    await self._forward(frame, downstream)
+                case Tell(message):
+                    await self._channel.send(message)
+                case Returned():
+                    give_back(self._machine.epoch)
+                case _:
+                    assert_never(output)
+
+    async def _compute(self, frame: Frame, give_back: GiveBack) -> None:
+        try:
+            result = await self._worker.step(self._held.shard, frame)
+        except (WorkerDied, Malformed, Overloaded) as error:
+            await self._channel.send(StageTrouble(self._machine.epoch, str(error)[:500]))
+            await trio.sleep_forever()  # the entry closes this stage
+        self._step_ms, self._step_rows = result.step_ms, frame.header.rows
+        await self._act(self._machine.handle(Computed(frame, result)), give_back)
+
+    async def _forward(self, frame: Frame, downstream: Downstream) -> None:
+        epoch = self._machine.epoch
+        if frame.header.epoch != epoch or self._reroutes_waiting:
+            return
+        outlet = self._outlet_to(downstream, epoch)
+        with trio.CancelScope() as self._sending:
+            try:
+                await outlet.send(frame)
+            except (Unavailable, RemoteFault) as error:
+                await self._channel.send(StageTrouble(epoch, str(error)[:500], blames_downstream=True))
+        self._sending = None
+
+    def _outlet_to(self, downstream: Downstream, epoch: int) -> Outlet:
+        if self._outlet is None or self._outlet.epoch != epoch:
+            if self._outlet:
+                self._outlet.close()
+            self._outlet = self._relay.outlet(downstream.peer, self._opened.session, downstream.stage, epoch)
+        return self._outlet
+
+    async def _report(self) -> None:
+        session, stage = self._opened.session, self._opened.stage
+        while True:
+            await trio.sleep(limits.PROGRESS_S)
+            work = self._worker.work(session, stage)
+            machine = self._machine
+            await self._channel.send(
+                Progress(machine.epoch, machine.rows, work, machine.computing, self._step_ms, self._step_rows)
+            )

@@ -1,0 +1,1 @@
+"""The only door to the network: libp2p with Noise XK behind `protocols.seams.Network`."""

@@ -1,0 +1,89 @@
+"""Who dials whom, and when: one record per peer and plane that ought to be connected.
+
+Between two members the lower peer id dials and the higher one waits `REDIAL_PATIENCE_S` for it, so that two nodes rarely
+dial each other at once. Failures double the pause from `REDIAL_S_MIN` to `REDIAL_S_MAX`. A connection that was lost
+sooner than that had been no success, so it does not set the pause back: else a peer that accepts and hangs up would be
+dialled four times a second.
+
+    waiting --due--> dialling --connected--> up --lost--> waiting
+       ^________________|ended without a connection
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from protocols import limits
+from protocols.ids import PeerId
+from protocols.streams import Plane
+
+Link = tuple[PeerId, Plane]
+
+
+@dataclass(slots=True)
+class Attempt:
+    """`next_at` is infinite while dialling or up."""
+
+    next_at: float
+    pause_s: float = limits.REDIAL_S_MIN
+    up_since: float | None = None
+
+    def wait(self, now: float, at_least_s: float = 0.0) -> None:
+        self.next_at = now + max(self.pause_s, at_least_s)
+        self.pause_s = min(2 * self.pause_s, limits.REDIAL_S_MAX)
+
+
+class Dialling:
+    """All links of one node."""
+
+    def __init__(self, own: PeerId) -> None:
+        self._own = own
+        self._attempts: dict[Link, Attempt] = {}
+
+    def want(self, peer: PeerId, now: float, *, at_once: bool) -> None:
+        """Connect to a peer on both planes: now, or when it is this node's turn."""
+        for plane in Plane:
+            due = now if at_once else now + self._patience_s(peer)
+            attempt = self._attempts.setdefault((peer, plane), Attempt(due))
+            if attempt.up_since is None and attempt.next_at != math.inf:
+                attempt.next_at = min(attempt.next_at, due)
+
+    def is_wanted(self, peer: PeerId) -> bool:
+        return any((peer, plane) in self._attempts for plane in Plane)
+
+    def forget(self, peer: PeerId) -> None:
+        for plane in Plane:
+            self._attempts.pop((peer, plane), None)
+
+    def connected(self, peer: PeerId, plane: Plane, now: float) -> None:
+        attempt = self._attempts.setdefault((peer, plane), Attempt(math.inf))
+        attempt.next_at, attempt.up_since = math.inf, now
+
+    def lost(self, peer: PeerId, plane: Plane, now: float) -> None:
+        attempt = self._attempts.setdefault((peer, plane), Attempt(math.inf))
+        if attempt.up_since is not None and now - attempt.up_since >= limits.REDIAL_S_MAX:
+            attempt.pause_s = limits.REDIAL_S_MIN
+        attempt.up_since = None
+        attempt.wait(now, self._patience_s(peer))
+
+    def ended(self, peer: PeerId, plane: Plane, now: float) -> None:
+        """A dial is over. If it made a connection, that was told by `connected` or will be."""
+        attempt = self._attempts.get((peer, plane))
+        if attempt is not None and attempt.up_since is None and attempt.next_at == math.inf:
+            attempt.wait(now)
+
+    def due(self, now: float) -> list[Link]:
+        """The links to dial now; each counts as dialling until it is `connected` or `ended`."""
+        links = [link for link, attempt in self._attempts.items() if attempt.next_at <= now]
+        for link in links:
+            self._attempts[link].next_at = math.inf
+        return links
+
+    @property
+    def deadline(self) -> float:
+        """When something is due next."""
+        return min((attempt.next_at for attempt in self._attempts.values()), default=math.inf)
+
+    def _patience_s(self, peer: PeerId) -> float:
+        return 0.0 if self._own < peer else limits.REDIAL_PATIENCE_S

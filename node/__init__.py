@@ -1,0 +1,1 @@
+"""The daemon and its faces: composition, configuration, control socket, command line, HTTP."""

@@ -1,0 +1,269 @@
+"""What a running node can be asked: the face between the daemon and the control socket, the command line and HTTP.
+
+The rule of the file: shapes and promises only. The daemon implements `NodeApi`; every error it raises is a kind of
+`WeftError`. Structs go out as JSON with these field names, so that they are an interface of users as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from typing import Annotated, Literal, Protocol
+
+import msgspec
+
+from protocols import limits
+from protocols.ids import ModelDigest, NetworkId, PeerId, SessionId
+
+# Generation ----------------------------------------------------------------------------------------------------------
+
+MaxTokens = Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]
+Temperature = Annotated[float, msgspec.Meta(ge=0, le=100)]
+TopK = Annotated[int, msgspec.Meta(ge=0, le=1 << 20)]
+TopP = Annotated[float, msgspec.Meta(gt=0, le=1)]
+Seed = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+StopString = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+StopStrings = Annotated[tuple[StopString, ...], msgspec.Meta(max_length=limits.STOP_STRINGS_MAX)]
+
+
+class ChatMessage(msgspec.Struct, frozen=True):
+    """One turn of a conversation, as the model's chat template takes it."""
+
+    role: Annotated[str, msgspec.Meta(min_length=1, max_length=32)]
+    content: str
+
+
+class GenerateRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Exactly one of `prompt` (tokenised as it is) and `messages` (through the chat template) is set.
+
+    `max_tokens` None: until the context is full. `temperature` 0 is greedy. `seed` None: the node draws one.
+    """
+
+    model: Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+    prompt: str | None = None
+    messages: tuple[ChatMessage, ...] | None = None
+    max_tokens: MaxTokens | None = None
+    temperature: Temperature = 0.0
+    top_k: TopK = 0
+    top_p: TopP = 1.0
+    seed: Seed | None = None
+    stop: StopStrings = ()
+
+    def __post_init__(self) -> None:
+        if (self.prompt is None) == (self.messages is None):
+            raise ValueError("give either a prompt or messages")
+
+
+class Stage(msgspec.Struct, frozen=True):
+    """One stop of a route: who computes which layers, as in "4-7"."""
+
+    range: str
+    peer: PeerId
+    name: str
+
+
+class Started(msgspec.Struct, frozen=True, tag_field="kind", tag="started"):
+    """The first event: every stage has opened the session."""
+
+    session: SessionId
+    model: ModelDigest
+    route: tuple[Stage, ...]
+    prompt_tokens: int
+
+
+class Token(msgspec.Struct, frozen=True, tag_field="kind", tag="token"):
+    """`text` is what may be shown now: empty while a character is incomplete or a stop string might begin."""
+
+    position: int
+    token: int
+    text: str
+
+
+class Rerouted(msgspec.Struct, frozen=True, tag_field="kind", tag="rerouted"):
+    """A range moved from `lost` to `to`; generation went on after `pause_ms`."""
+
+    stage: int
+    range: str
+    lost: PeerId
+    lost_name: str
+    to: PeerId
+    to_name: str
+    pause_ms: float
+    replayed_rows: int
+    epoch: int
+
+
+class Finished(msgspec.Struct, frozen=True, tag_field="kind", tag="finished"):
+    """The last event. `text` is the whole answer, equal to the tokens' texts put together."""
+
+    reason: Literal["stop", "length", "cancelled"]
+    prompt_tokens: int
+    completion_tokens: int
+    ttft_ms: float
+    tokens_per_s: float
+    text: str
+
+
+GenerateEvent = Started | Token | Rerouted | Finished
+
+
+# Models and placement ------------------------------------------------------------------------------------------------
+
+
+class HeldRange(msgspec.Struct, frozen=True):
+    """A claim: `peer` holds and serves these layers."""
+
+    range: str
+    peer: PeerId
+    name: str
+    standby: bool
+
+
+class Model(msgspec.Struct, frozen=True):
+    """A model that somebody in the mesh serves or this node keeps. `context` None: not known here."""
+
+    name: str
+    digest: ModelDigest
+    layers: int
+    context: int | None
+    local: bool
+    ready: bool
+    ranges: tuple[HeldRange, ...]
+
+
+class PlannedRange(msgspec.Struct, frozen=True):
+    range: str
+    holder: PeerId
+    holder_name: str
+    standby: PeerId | None
+    standby_name: str | None
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """Who is to hold what. `token_ms` is the predicted time of one token of one stream."""
+
+    model: str
+    digest: ModelDigest
+    layers: int
+    ranges: tuple[PlannedRange, ...]
+    token_ms: float
+
+
+class OfferProgress(msgspec.Struct, frozen=True, tag_field="kind", tag="progress"):
+    """How far one node is with one range. `phase`: reading, fetching, loading, claimed."""
+
+    peer: PeerId
+    name: str
+    range: str
+    standby: bool
+    phase: str
+    done_bytes: int
+    total_bytes: int
+
+
+class Offered(msgspec.Struct, frozen=True, tag_field="kind", tag="offered"):
+    """The last event: every range is claimed."""
+
+    plan: Plan
+
+
+OfferEvent = OfferProgress | Offered
+
+
+# The node ------------------------------------------------------------------------------------------------------------
+
+
+class Member(msgspec.Struct, frozen=True):
+    peer: PeerId
+    name: str
+    up: bool
+
+
+class Shard(msgspec.Struct, frozen=True):
+    """A range in this node's worker."""
+
+    model: str
+    digest: ModelDigest
+    range: str
+    standby: bool
+    numerics: str
+    numerics_class: str
+
+
+class Worker(msgspec.Struct, frozen=True):
+    """`state`: starting, ready or dead; `restarts` since the daemon started."""
+
+    state: str
+    pid: int | None
+    free_bytes: int
+    restarts: int = 0
+
+
+class Connection(msgspec.Struct, frozen=True):
+    """`security` is the protocol id that was negotiated."""
+
+    peer: PeerId
+    plane: Literal["control", "data"]
+    security: str
+    dialled: bool
+
+
+class NodeStatus(msgspec.Struct, frozen=True):
+    """The node itself; `node.lifecycle.Lifecycle` adds state, version, pid, uptime and the HTTP address."""
+
+    peer: PeerId
+    name: str
+    network: NetworkId
+    addresses: dict[str, tuple[str, ...]]  # by plane
+    members: tuple[Member, ...]
+    shards: tuple[Shard, ...]
+    worker: Worker
+    connections: tuple[Connection, ...]
+
+
+class Session(msgspec.Struct, frozen=True):
+    """A generation that entered at this node and is under way."""
+
+    session: SessionId
+    model: str
+    route: tuple[Stage, ...]
+    epoch: int
+    prompt_tokens: int
+    completion_tokens: int
+    tokens_per_s: float
+    age_s: float
+
+
+class NodeApi(Protocol):
+    """A node that is up. Calls may run side by side; cancelling one leaves the others alone."""
+
+    def status(self) -> NodeStatus: ...
+
+    async def invite(self, uses: int, ttl_s: float) -> str:
+        """One string that `uses` nodes can join with until `ttl_s` from now."""
+
+    def models(self) -> tuple[Model, ...]: ...
+
+    def offer(
+        self, path_or_name: str, name: str | None = None, on: tuple[str, ...] = ()
+    ) -> AbstractAsyncContextManager[AsyncIterator[OfferEvent]]:
+        """Place a model on the mesh: progress, then `Offered`. `on`: only these members, by name or id; empty: all.
+
+        `path_or_name` is an absolute path of a model folder or the name of the embedded model. Leaving the context early
+        withdraws the offer and frees what was granted. Raises `UserError` for a bad folder, `Unavailable` if it fits nowhere.
+        """
+
+    async def plan(self, model: str) -> Plan:
+        """Who would hold what if `model` were offered now; nothing is changed. Raises `NotFound`."""
+
+    def generate(self, request: GenerateRequest) -> AbstractAsyncContextManager[AsyncIterator[GenerateEvent]]:
+        """`Started`, then `Token` and `Rerouted`, then `Finished`. Leaving the context early cancels on every hop.
+
+        Raises `NotFound` for an unknown model, `UserError` for a prompt that does not fit, `Unavailable` when no route or
+        standby is left; on entering or while iterating.
+        """
+
+    def sessions(self) -> tuple[Session, ...]: ...
+
+    async def drain(self) -> None:
+        """Take no more sessions, tell the peers, and return when those under way have ended. The caller sets the deadline."""

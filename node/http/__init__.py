@@ -1,0 +1,1 @@
+"""The HTTP gateway: OpenAI shapes over the node, on loopback unless there is a key."""

@@ -1,0 +1,67 @@
+"""Starts the torch process: the binding of `inference.engine.worker_client.Spawn` to this machine.
+
+The worker has a session of its own, so that Ctrl-C in a terminal is the daemon's alone. It holds one end of a socketpair and
+nobody but the daemon holds the other, so it ends with the daemon however the daemon ends. (A parent-death signal would not
+do: it follows the thread that forked, and trio's threads come and go.)
+"""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import Final
+
+import trio
+
+from inference.engine.worker_client import Spawn
+from protocols.errors import LocalFault
+
+SOCKET_BUFFER_BYTES: Final = 4 << 20  # a prefill chunk of 128 rows at 8192 x 4 bytes goes in without a pause
+
+
+@dataclass(frozen=True, slots=True)
+class ChildProcess:
+    """Implements `inference.engine.worker_client.WorkerProcess`."""
+
+    stream: trio.SocketStream
+    process: trio.Process
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    async def wait(self) -> int:
+        return await self.process.wait()
+
+    def kill(self) -> None:
+        self.process.kill()
+
+
+def torch_worker(threads: int, memory_bytes: int) -> Spawn:
+    """Spawns workers with that many torch threads and that much memory for shards and caches."""
+    return python_child("inference.engine.worker", str(threads), str(memory_bytes))
+
+
+def python_child(module: str, *arguments: str) -> Spawn:
+    """Spawns `python -m module FD arguments`, whose FD is its end of the socketpair."""
+
+    async def spawn() -> ChildProcess:
+        ours, theirs = socket.socketpair()
+        for end in (ours, theirs):
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER_BYTES)
+        descriptor = theirs.fileno()
+        command = [sys.executable, "-m", module, str(descriptor), *arguments]
+        try:
+            process = await trio.lowlevel.open_process(
+                command, stdin=subprocess.DEVNULL, pass_fds=(descriptor,), start_new_session=True
+            )
+        except OSError as error:
+            ours.close()
+            raise LocalFault(f"no process for the worker: {error}") from error
+        finally:
+            theirs.close()
+        return ChildProcess(trio.SocketStream(trio.socket.from_stdlib_socket(ours)), process)
+
+    return spawn

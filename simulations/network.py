@@ -1,0 +1,283 @@
+"""Networks in memory, on trio's clock: `protocols.seams.Network` without sockets, for tests and simulated meshes.
+
+    world = VirtualWorld(latency_s=0.005)
+    one, two = world.network(), world.network()
+    async with one.run(), two.run():
+        ...
+        world.silence(two.peer)
+
+Under `MockClock(autojump_threshold=0)` an hour of silence takes no time. The rules for members and strangers, the peer
+events and the errors are those of the real network, held to them by the same contract tests.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Final
+
+import trio
+
+from mesh.feed import Feed, Subscription
+from mesh.host.guard import serve_guarded
+from mesh.host.loopback import loopback_pair
+from mesh.rpc import deadline
+from protocols import limits
+from protocols.errors import Disconnected, NoRoute, RemoteFault, Unauthenticated, Unavailable
+from protocols.ids import NetworkId, PeerId
+from protocols.membership import Contact
+from protocols.seams import ConnectionInfo, PeerDown, PeerEvent, PeerUp, Stream, StreamHandler
+from protocols.streams import Plane, StreamKind
+from simulations.connection import SECURITY, End, unhandled
+from simulations.stream import VirtualStream
+from simulations.wire import Links, Wire
+
+NETWORK_ID: Final = NetworkId("5eed" * 8)
+
+
+class VirtualWorld:
+    """All links and listeners of one simulated internet. `latency_s` is one way, for every pair without its own."""
+
+    def __init__(self, latency_s: float = 0.001) -> None:
+        self.links = Links(latency_s)
+        self.listeners: dict[str, VirtualNetwork] = {}
+        self._made = 0
+        self._ports = 0
+
+    def network(self, peer: PeerId | None = None, network_id: NetworkId = NETWORK_ID) -> VirtualNetwork:
+        """A network that is not running yet, of a new peer or, after a restart, of a known one."""
+        self._made += 1
+        return VirtualNetwork(self, peer or peer_id(self._made), network_id)
+
+    def cut(self, one: PeerId, two: PeerId) -> None:
+        """Nothing gets through between two peers, and neither is told."""
+        self.links.cut(one, two)
+
+    def silence(self, peer: PeerId) -> None:
+        """Nothing gets to or from a peer, and nobody is told: a pulled cable, a machine that hangs."""
+        self.links.silence(peer)
+
+    def heal(self) -> None:
+        """Undo every cut and silence; what waited arrives now."""
+        self.links.heal()
+
+    def kill(self, peer: PeerId) -> None:
+        """The end of a process: its connections are reset at the others, and its addresses refuse."""
+        for network in [network for network in self.listeners.values() if network.peer == peer]:
+            network.die()
+
+    def listen(self, network: VirtualNetwork) -> str:
+        """A port of the world that nobody had before."""
+        self._ports += 1
+        address = (
+            f"/ip4/10.0.{self._ports >> 8 & 255}.{self._ports & 255}/tcp/{20_000 + self._ports % 40_000}"
+        )
+        self.listeners[address] = network
+        return address
+
+
+def peer_id(number: int) -> PeerId:
+    """An id of the usual length and look; the digit 0 is no letter of base58."""
+    return PeerId("12D3KooW" + hashlib.sha256(f"peer {number}".encode()).hexdigest()[:44].replace("0", "z"))
+
+
+class VirtualNetwork:
+    """Implements `protocols.seams.Network`."""
+
+    def __init__(self, world: VirtualWorld, peer: PeerId, network_id: NetworkId) -> None:
+        self.faults: Counter[str] = Counter()
+        self._world = world
+        self._peer = peer
+        self._network_id = network_id
+        self._nursery: trio.Nursery | None = None
+        self._addresses: dict[Plane, str] = {}
+        self._contacts: dict[PeerId, Contact] = {}
+        self._members: frozenset[PeerId] = frozenset()
+        self._is_welcoming = False
+        self._handlers: dict[StreamKind, StreamHandler] = {}
+        self._ends: dict[tuple[PeerId, Plane], list[End]] = {}
+        self._dialling: defaultdict[tuple[PeerId, Plane], trio.Lock] = defaultdict(trio.Lock)
+        self._events: Feed[PeerEvent] = Feed()
+
+    @property
+    def peer(self) -> PeerId:
+        return self._peer
+
+    @property
+    def static(self) -> bytes:
+        return hashlib.sha256(f"static of {self._peer}".encode()).digest()
+
+    def addresses(self, plane: Plane) -> tuple[str, ...]:
+        return (self._addresses[plane],)
+
+    def learn(self, contact: Contact) -> None:
+        self._contacts[contact.peer] = contact
+
+    def admit(self, members: frozenset[PeerId]) -> None:
+        self._members = members
+        self._evict()
+
+    def welcome_strangers(self, welcome: bool) -> None:
+        self._is_welcoming = welcome
+        self._evict()
+
+    def handle(self, kind: StreamKind, handler: StreamHandler) -> None:
+        self._handlers[kind] = handler
+
+    def connections(self) -> Sequence[ConnectionInfo]:
+        return [
+            ConnectionInfo(end.peer, end.plane, SECURITY, end.dialled)
+            for ends in self._ends.values()
+            for end in ends
+        ]
+
+    def events(self) -> Subscription[PeerEvent]:
+        return self._events.subscribe()
+
+    @asynccontextmanager
+    async def run(self) -> AsyncIterator[None]:
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            self._addresses = {plane: self._world.listen(self) for plane in Plane}
+            try:
+                yield
+            finally:
+                self.die()
+                self._events.close()
+                nursery.cancel_scope.cancel()
+
+    def die(self) -> None:
+        """Stop listening and end every connection; the others hear of it as fast as the links allow."""
+        self._nursery = None
+        for address in self._addresses.values():
+            self._world.listeners.pop(address, None)
+        for end in self._all_ends():
+            end.stop()
+
+    # Connections --------------------------------------------------------------------------------------------------
+
+    async def connect(self, peer: PeerId, plane: Plane) -> None:
+        if peer != self._peer:
+            await self._connected(peer, plane)
+
+    async def disconnect(self, peer: PeerId) -> None:
+        await trio.lowlevel.checkpoint()
+        for end in self._all_ends():
+            if end.peer == peer:
+                end.stop()
+
+    async def _connected(self, peer: PeerId, plane: Plane) -> End:
+        async with self._dialling[peer, plane]:
+            if ends := self._ends.get((peer, plane)):
+                return ends[0]
+            if peer not in self._contacts:
+                raise NoRoute(f"no address of {peer} is known")
+            if peer not in self._members:
+                raise Unauthenticated(f"{peer} is not a member", peer)
+            contact = self._contacts[peer]
+            failure: Unavailable | RemoteFault = NoRoute(f"{peer} has no address on the {plane.value} plane")
+            for address in contact.control if plane is Plane.CONTROL else contact.data:
+                try:
+                    with deadline(limits.DIAL_S, f"no connection to {peer} at {address}"):
+                        return await self._dial(contact, plane, address)
+                except (Unavailable, Unauthenticated) as error:
+                    failure = error
+            raise failure
+
+    async def _dial(self, contact: Contact, plane: Plane, address: str) -> End:
+        links = self._world.links
+        await links.cross(self._peer, contact.peer)
+        there = self._world.listeners.get(address)
+        refusal = there is None or there.refuses(self._peer, plane, self._network_id)
+        await links.cross(contact.peer, self._peer)
+        if there is None or there is not self._world.listeners.get(address) or self._nursery is None:
+            raise Disconnected(f"nobody listens at {address}")
+        if refusal or (there.peer, there.static) != (contact.peer, contact.static):
+            raise Unauthenticated(f"no handshake with {contact.peer} at {address}", contact.peer)
+        return self._join(there, plane)
+
+    def _join(self, there: VirtualNetwork, plane: Plane) -> End:
+        links = self._world.links
+        out, back = Wire(links, self._peer, there.peer), Wire(links, there.peer, self._peer)
+        near = End(there.peer, plane, True, out, back, self._accept, self._forget)
+        far = End(self._peer, plane, False, back, out, there._accept, there._forget)
+        near.join(far)
+        out.post(partial(there._hold, far))
+        there._start(out)
+        self._start(back)
+        self._hold(near)
+        return near
+
+    def refuses(self, dialler: PeerId, plane: Plane, network_id: NetworkId) -> bool:
+        """What the handshake would find: another network, or no member where strangers are not welcome."""
+        return network_id != self._network_id or not self._may_connect(dialler, plane)
+
+    def _may_connect(self, peer: PeerId, plane: Plane) -> bool:
+        return peer in self._members or (self._is_welcoming and plane is Plane.CONTROL)
+
+    def _start(self, wire: Wire) -> None:
+        assert self._nursery is not None
+        self._nursery.start_soon(wire.carry)
+
+    def _hold(self, end: End) -> None:
+        if not end.is_up:
+            return
+        if not self._may_connect(end.peer, end.plane):
+            end.stop()
+            return
+        ends = self._ends.setdefault((end.peer, end.plane), [])
+        ends.append(end)
+        if len(ends) == 1:
+            self._events.tell(PeerUp(end.peer, end.plane))
+        if end.peer not in self._members and self._nursery:
+            self._nursery.start_soon(self._end_stranger, end)
+
+    async def _end_stranger(self, end: End) -> None:
+        await trio.sleep(limits.STRANGER_S)
+        if end.peer not in self._members:
+            end.stop()
+
+    def _forget(self, end: End) -> None:
+        ends = self._ends.get((end.peer, end.plane), [])
+        if end in ends:
+            ends.remove(end)
+            if not ends:
+                del self._ends[end.peer, end.plane]
+                self._events.tell(PeerDown(end.peer, end.plane))
+
+    def _evict(self) -> None:
+        for end in self._all_ends():
+            if not self._may_connect(end.peer, end.plane):
+                end.stop()
+
+    def _all_ends(self) -> list[End]:
+        return [end for ends in self._ends.values() for end in ends]
+
+    # Streams ------------------------------------------------------------------------------------------------------
+
+    async def open_stream(self, peer: PeerId, kind: StreamKind) -> Stream:
+        if peer == self._peer:
+            return await self._open_to_oneself(kind)
+        end = await self._connected(peer, kind.plane)
+        if peer not in self._members:
+            raise Unauthenticated(f"{peer} is not a member", peer)
+        with deadline(limits.OPEN_STREAM_S, f"no stream {kind.name} to {peer}"):
+            return await end.open_stream(kind)
+
+    async def _open_to_oneself(self, kind: StreamKind) -> Stream:
+        await trio.lowlevel.checkpoint()
+        if kind not in self._handlers or self._nursery is None:
+            raise unhandled(kind)
+        near, far = loopback_pair(self._peer)
+        self._nursery.start_soon(serve_guarded, self._handlers[kind], far, kind, self.faults)
+        return near
+
+    def _accept(self, end: End, kind: StreamKind, stream: VirtualStream) -> Unavailable | None:
+        is_open_to = end.peer in self._members or (kind.for_strangers and self._is_welcoming)
+        if kind not in self._handlers or kind.plane is not end.plane or not is_open_to or not self._nursery:
+            return unhandled(kind)
+        self._nursery.start_soon(serve_guarded, self._handlers[kind], stream, kind, self.faults)
+        return None
