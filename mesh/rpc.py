@@ -10,8 +10,8 @@ Leaving the context closes the stream; leaving it by an exception resets it, so 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from types import TracebackType
 from typing import Generic, TypeVar
 
@@ -19,7 +19,7 @@ import msgspec
 import trio
 
 from protocols import limits
-from protocols.errors import Disconnected, Malformed, Oversized, TimedOut
+from protocols.errors import Disconnected, Malformed, Oversized, RemoteFault, TimedOut
 from protocols.frame import PREFIX, encode_frame
 from protocols.hello import check_hello, encode_hello
 from protocols.ids import NetworkId, PeerId
@@ -31,7 +31,7 @@ MessageT = TypeVar("MessageT", bound=msgspec.Struct)
 
 
 class ByteReader:
-    """Exact reads from a stream; keeps what arrived too early."""
+    """Exact reads from a stream; keeps what arrived too early, and everything when a read is cancelled."""
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
@@ -39,11 +39,29 @@ class ByteReader:
 
     async def read_exactly(self, count: int) -> bytearray:
         """Raises `Disconnected` if the stream ends first."""
+        await self._fill(count)
+        return self._take(count)
+
+    async def read_frame(self, limit_bytes: int) -> bytearray:
+        """The body of one frame; raises `Oversized` from its prefix alone."""
+        await self._fill(PREFIX.size)
+        (length,) = PREFIX.unpack_from(self._pending)
+        if length > limit_bytes:
+            raise Oversized(f"a frame of {length} bytes exceeds the {limit_bytes} allowed", self._stream.peer)
+        await self._fill(PREFIX.size + length)
+        return self._take(PREFIX.size + length)[PREFIX.size :]
+
+    async def _fill(self, count: int) -> None:
         while len(self._pending) < count:
             chunk = await self._stream.receive(max(65_536, min(count - len(self._pending), 1 << 20)))
             if not chunk:
                 raise Disconnected("the stream ended" + (" inside a frame" if self._pending else ""))
             self._pending += chunk
+
+    def _take(self, count: int) -> bytearray:
+        if len(self._pending) == count:  # the usual case, and without a copy
+            data, self._pending = self._pending, bytearray()
+            return data
         data = self._pending[:count]
         del self._pending[:count]
         return data
@@ -54,9 +72,7 @@ class ByteReader:
             self._pending += await self._stream.receive(count_max)
             if not self._pending:
                 raise Disconnected("the stream ended")
-        data = bytes(self._pending[:count_max])
-        del self._pending[:count_max]
-        return data
+        return bytes(self._take(min(count_max, len(self._pending))))
 
 
 class Channel(Generic[MessageT]):
@@ -79,7 +95,10 @@ class Channel(Generic[MessageT]):
         return self.stream.peer
 
     async def send(self, message: MessageT) -> None:
-        """Raises `Disconnected` if the peer is gone, `Oversized` if the message is over this kind's limit."""
+        """Raises `Disconnected` if the peer is gone, `Oversized` if the message is over this kind's limit.
+
+        A send that is cancelled may have sent a part: reset the stream.
+        """
         await self.send_raw(encode_frame(self._codec.encode(message), self._kind.limit_bytes))
 
     async def send_raw(self, *parts: bytes | bytearray | memoryview) -> None:
@@ -91,24 +110,32 @@ class Channel(Generic[MessageT]):
                 await self.stream.send(part)
 
     async def receive(self) -> MessageT:
-        """The next message. Raises `Disconnected` at the end, `RemoteFault` for what breaks the rules."""
+        """The next message. Raises `Disconnected` at the end, `RemoteFault` for what breaks the rules.
+
+        A receive that is cancelled loses nothing: the next one goes on where it was.
+        """
         await self.greet()
-        return self._codec.decode(await self._frame(self._kind.limit_bytes))
+        body = await self.reader.read_frame(self._kind.limit_bytes)
+        with blaming(self.peer):
+            return self._codec.decode(bytes(body))
 
     async def greet(self) -> None:
         """Read and check the peer's Hello if that has not been done."""
-        if self._greeted:
-            return
-        self._greeted = True
-        check_hello(await self._frame(limits.HELLO_BYTES_MAX), self._network_id)
+        if not self._greeted:
+            body = await self.reader.read_frame(limits.HELLO_BYTES_MAX)
+            self._greeted = True
+            with blaming(self.peer):
+                check_hello(bytes(body), self._network_id)
 
-    async def _frame(self, limit_bytes: int) -> bytes:
-        (length,) = PREFIX.unpack(await self.reader.read_exactly(PREFIX.size))
-        if length > limit_bytes:
-            raise Oversized(
-                f"a frame of {length} bytes on {self._kind.name} exceeds {limit_bytes}", self.peer
-            )
-        return bytes(await self.reader.read_exactly(length))
+
+@contextmanager
+def blaming(peer: PeerId) -> Iterator[None]:
+    """Faults in what a peer sent are that peer's."""
+    try:
+        yield
+    except RemoteFault as fault:
+        fault.peer = fault.peer or peer
+        raise
 
 
 @asynccontextmanager

@@ -260,7 +260,7 @@ class NodeApi(Protocol):
         """`Started`, then `Token` and `Rerouted`, then `Finished`. Leaving the context early cancels on every hop.
 
         Raises `NotFound` for an unknown model, `UserError` for a prompt that does not fit, `Unavailable` when no route or
-        standby is left; on entering or while iterating.
+        standby is left; on entering or while iterating, and plainly, never in a group.
         """
 
     def sessions(self) -> tuple[Session, ...]: ...

@@ -25,7 +25,7 @@ SOCKET_BUFFER_BYTES: Final = 4 << 20  # a prefill chunk of 128 rows at 8192 x 4 
 class ChildProcess:
     """Implements `inference.engine.worker_client.WorkerProcess`."""
 
-    stream: trio.SocketStream
+    connection: socket.socket
     process: trio.Process
 
     @property
@@ -41,18 +41,20 @@ class ChildProcess:
 
 def torch_worker(threads: int, memory_bytes: int) -> Spawn:
     """Spawns workers with that many torch threads and that much memory for shards and caches."""
-    return python_child("inference.engine.worker", str(threads), str(memory_bytes))
+    # -P: a folder called inference where the user happens to stand is not ours.
+    return python_child("-P", "-m", "inference.engine.worker", str(threads), str(memory_bytes))
 
 
-def python_child(module: str, *arguments: str) -> Spawn:
-    """Spawns `python -m module FD arguments`, whose FD is its end of the socketpair."""
+def python_child(*arguments: str) -> Spawn:
+    """Spawns `python arguments... FD`, whose FD is its end of the socketpair."""
 
     async def spawn() -> ChildProcess:
         ours, theirs = socket.socketpair()
         for end in (ours, theirs):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER_BYTES)
+        ours.setblocking(False)
         descriptor = theirs.fileno()
-        command = [sys.executable, "-m", module, str(descriptor), *arguments]
+        command = [sys.executable, *arguments, str(descriptor)]
         try:
             process = await trio.lowlevel.open_process(
                 command, stdin=subprocess.DEVNULL, pass_fds=(descriptor,), start_new_session=True
@@ -62,6 +64,6 @@ def python_child(module: str, *arguments: str) -> Spawn:
             raise LocalFault(f"no process for the worker: {error}") from error
         finally:
             theirs.close()
-        return ChildProcess(trio.SocketStream(trio.socket.from_stdlib_socket(ours)), process)
+        return ChildProcess(ours, process)
 
     return spawn

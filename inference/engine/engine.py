@@ -26,7 +26,7 @@ from inference.model.weights import TORCH_DTYPES, RangeReader
 from protocols.errors import Malformed
 from protocols.ids import SessionId
 from protocols.placement import LayerRange
-from protocols.seams import CacheSpec, TensorFile
+from protocols.seams import CacheSpec, ShardLoaded, TensorFile
 from protocols.tensor import DType, Frame, Numerics
 
 WIRE_DTYPES: Final = {"f32": DType.F32, "bf16": DType.BF16}
@@ -60,6 +60,7 @@ class ShardEngine:
         self.config = config
         self.range = layer_range
         self.dtype = dtype
+        self.numerics = numerics
         self.arithmetic: Arithmetic = find_arithmetic(config, dtype, numerics)
         self.resident_bytes = config.range_bytes(layer_range, dtype)
         self._numerics = WIRE_NUMERICS[numerics]
@@ -68,17 +69,28 @@ class ShardEngine:
         self._budget = budget
         self._opened: dict[CacheKey, _Opened] = {}
         with torch.inference_mode(), RangeReader(config, layer_range, tensors, dtype, on_progress) as reader:
-            self._embedding = reader.read(EMBEDDING) if layer_range.start == 0 else None
+            self._embedding = reader.read(EMBEDDING) if self.starts_model else None
             self._layers = [self._layer(reader, index) for index in range(layer_range.start, layer_range.end)]
             self._norm = reader.read(NORM) if self.ends_model else None
             self._head = self._linear(reader.read(config.head_name)) if self.ends_model else None
 
     @property
+    def starts_model(self) -> bool:
+        return self.range.start == 0
+
+    @property
     def ends_model(self) -> bool:
         return self.range.end == self.config.layers
 
-    def open_cache(self, key: CacheKey, spec: CacheSpec) -> None:
-        """Reserve `spec.rows_max` rows. Raises `Overloaded` if they do not fit, `Malformed` if they can't be served."""
+    @property
+    def loaded(self) -> ShardLoaded:
+        return ShardLoaded(self.resident_bytes, self.arithmetic.numerics_class, self.arithmetic.is_exact)
+
+    def open_cache(self, key: CacheKey, spec: CacheSpec) -> int:
+        """Reserve `spec.rows_max` rows and give their bytes.
+
+        Raises `Overloaded` if they do not fit, `Malformed` if they can't be served.
+        """
         if key in self._opened:
             raise Malformed(f"stage {key[1]} of session {key[0]} is open already")
         if not 1 <= spec.prompt_rows <= spec.rows_max <= self.config.context:
@@ -91,6 +103,7 @@ class ShardEngine:
         self._budget.reserve(size_bytes)
         kv = KvCache(self.config, self.range.layers, spec.rows_max, self._torch_dtype)
         self._opened[key] = _Opened(kv, spec, size_bytes)
+        return size_bytes
 
     def close_cache(self, key: CacheKey) -> None:
         """Idempotent."""
@@ -99,9 +112,11 @@ class ShardEngine:
             self._budget.release(opened.size_bytes)
 
     def close(self) -> None:
-        """Give back what all caches reserve."""
+        """Let go of the weights and of all caches; the engine is of no use afterwards."""
         for key in list(self._opened):
             self.close_cache(key)
+        self._layers.clear()
+        self._embedding = self._norm = self._head = None
 
     @torch.inference_mode()
     def step(
@@ -139,7 +154,7 @@ class ShardEngine:
             )
         if not 0 < header.rows <= opened.kv.rows_max - header.position:
             raise Malformed(f"{header.rows} rows at {header.position} in a cache of {opened.kv.rows_max}")
-        width = 0 if self._embedding is not None else self.config.hidden
+        width = 0 if self.starts_model else self.config.hidden
         if header.width != width or len(frame.body) != header.body_bytes or len(frame.tokens) != header.rows:
             raise Malformed(f"rows of width {header.width} where {width} is due")
         if header.dtype is not WIRE_DTYPES[self.dtype] or header.numerics is not self._numerics:
@@ -164,12 +179,13 @@ class ShardEngine:
 
     def _input(self, frame: Frame) -> Tensor:
         """[rows, hidden]"""
-        if self._embedding is None:
+        if not self.starts_model:
             # torch warns of memory that it might write to; a frame off the wire lies in a bytearray and is not copied.
             body = frame.body if not memoryview(frame.body).readonly else bytearray(frame.body)
             return torch.frombuffer(body, dtype=self._torch_dtype).view(frame.header.rows, self.config.hidden)
         if max(frame.tokens) >= self.config.vocabulary:
             raise Malformed(f"token {max(frame.tokens)} in a vocabulary of {self.config.vocabulary}")
+        assert self._embedding is not None
         return functional.embedding(torch.tensor(frame.tokens), self._embedding)
 
     @staticmethod

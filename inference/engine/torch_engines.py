@@ -52,8 +52,9 @@ class TorchEngine:
 class TorchEngines:
     """Implements `worker_server.Engines`."""
 
-    def __init__(self, threads: int, memory_bytes: int) -> None:
+    def __init__(self, threads: int, memory_bytes: int, monotonic: Callable[[], float]) -> None:
         torch.set_num_threads(threads)
+        self._monotonic = monotonic
         self._budget = KvBudget(memory_bytes)
 
     def load(self, spec: ShardSpec, on_progress: Callable[[int, int], None]) -> TorchEngine:
@@ -71,4 +72,4 @@ class TorchEngines:
         return TorchEngine(engine, self._budget)
 
     def measure_layer(self, shape: LayerShape) -> float:
-        return measure_layer(shape)
+        return measure_layer(shape, self._monotonic)

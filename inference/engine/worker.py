@@ -1,4 +1,4 @@
-"""The torch process of a node: `python -m inference.engine.worker FD THREADS MEMORY_BYTES`, FD its end of a socketpair.
+"""The torch process of a node: `python -m inference.engine.worker THREADS MEMORY_BYTES FD`, FD its end of a socketpair.
 
 It lives as long as that socket. A signal for the daemon's whole group (Ctrl-C, systemd's SIGTERM) is not for it: the daemon
 drains first and then closes the socket, and if the daemon is killed, the kernel closes it.
@@ -18,12 +18,12 @@ from inference.engine.worker_server import Connection, Engines, Server
 
 
 def main(arguments: list[str]) -> None:
-    descriptor, threads, memory_bytes = map(int, arguments)
+    threads, memory_bytes, descriptor = map(int, arguments)
     prepare(threads)
     # Only now: torch reads these variables while it is imported.
     from inference.engine.torch_engines import TorchEngines
 
-    serve(descriptor, TorchEngines(threads, memory_bytes))
+    serve(descriptor, TorchEngines(threads, memory_bytes, time.perf_counter))
 
 
 def prepare(threads: int) -> None:

@@ -10,13 +10,14 @@ The process enforces its memory; this side keeps the same books from its answers
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Protocol, TypeVar
 
+import structlog
 import trio
 
 from inference.engine.restarts import Restarts
-from inference.engine.worker_link import Progress, WorkerLink
+from inference.engine.worker_link import Connection, Progress, WorkerLink
 from inference.engine.worker_wire import (
     Answer,
     CacheOpened,
@@ -32,21 +33,23 @@ from inference.engine.worker_wire import (
     Stepped,
     UnloadShard,
 )
+from mesh.nursery import peer_nursery
 from protocols import limits
-from protocols.errors import LocalFault, WorkerDied
+from protocols.errors import LocalFault, Unavailable, WorkerDied
 from protocols.ids import SessionId
 from protocols.placement import LayerShape
 from protocols.seams import CacheSpec, ShardId, ShardLoaded, ShardSpec, StepResult
 from protocols.tensor import Frame
 
+log = structlog.get_logger("inference.worker")
 AnswerT = TypeVar("AnswerT")
 
 
 class WorkerProcess(Protocol):
-    """A process whose end of the socketpair is `stream`; it exits when that closes."""
+    """A process and our end of the socketpair; it exits when that closes."""
 
     @property
-    def stream(self) -> trio.abc.Stream: ...
+    def connection(self) -> Connection: ...
     @property
     def pid(self) -> int: ...
     async def wait(self) -> int: ...
@@ -78,14 +81,19 @@ class WorkerClient:
             restarts.started(trio.current_time())
             try:
                 async with self._process() as link:
-                    task_status.started() if not self._has_been_up else None
-                    self._has_been_up, self._link = True, link
+                    self._link = link
+                    if not self._has_been_up:
+                        self._has_been_up = True
+                        task_status.started()
                     await link.ended.wait()
-            except LocalFault:
+            except LocalFault as error:
                 if not self._has_been_up:
                     raise
+                log.warning("worker_failed", reason=str(error))
             self._lose_everything()
-            await trio.sleep(restarts.delay_s(trio.current_time()))
+            delay_s = restarts.delay_s(trio.current_time())
+            log.warning("worker_ended", restart_in_s=delay_s)
+            await trio.sleep(delay_s)
 
     # ShardWorker -----------------------------------------------------------------------------------------------------
 
@@ -147,9 +155,9 @@ class WorkerClient:
         """A process that is up; told to end on the way out, and killed if it does not. Raises `LocalFault`."""
         process = await self._spawn()
         self.pid = process.pid
-        link = WorkerLink(process.stream)
+        link = WorkerLink(process.connection)
         try:
-            async with trio.open_nursery() as nursery:
+            async with peer_nursery() as nursery:
                 nursery.start_soon(link.run)
                 if not await link.comes_up():
                     raise LocalFault("the worker process did not come up: its own output above says why")
@@ -166,8 +174,8 @@ class WorkerClient:
         try:
             yield
         except trio.Cancelled:
-            with trio.move_on_after(1, shield=True):
-                await link.post(undo)
+            with suppress(Unavailable):
+                link.post(undo)
             raise
 
     async def _ask(
@@ -197,7 +205,7 @@ class WorkerClient:
 
 async def _end(process: WorkerProcess) -> None:
     with trio.CancelScope(shield=True):
-        await trio.aclose_forcefully(process.stream)
+        process.connection.close()
         with trio.move_on_after(limits.WORKER_STOP_S) as patience:
             await process.wait()
         if patience.cancelled_caught:

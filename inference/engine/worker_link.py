@@ -1,15 +1,15 @@
 """One life of the torch process, seen from the daemon: requests go in, answers come out in the same order.
 
-A request that was taken is sent whole, whether or not its caller is still there: half a message would end the connection.
-The answer to a caller that has gone is dropped. When the process ends, every open request raises `WorkerDied`.
+The rule of the file: no task stands between a caller and the socket. A call writes what the kernel takes at once, and only
+the rest of a large one is left to a writer task; this halves what a step costs over its arithmetic. A request that was begun
+is sent whole, whether or not its caller is still there, because half a message would end the connection.
 """
 
 from __future__ import annotations
 
-import contextlib
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 import trio
@@ -27,19 +27,27 @@ from inference.engine.worker_wire import (
     parse_prefix,
 )
 from protocols import limits
-from protocols.errors import LocalFault, WorkerDied
+from protocols.errors import LocalFault, Overloaded, WorkerDied
 
 Body = bytes | bytearray | memoryview
 Progress = Callable[[int, int], None]
-JOINED_BYTES_MAX: Final = 64 * limits.KIB  # below this, one copy is cheaper than a second system call
-READ_BYTES: Final = 256 * limits.KIB
+READ_BYTES: Final = 64 * limits.KIB
+
+
+class Connection(Protocol):
+    """A connected socket in non-blocking mode."""
+
+    def fileno(self) -> int: ...
+    def send(self, data: Body, /) -> int: ...
+    def recv_into(self, buffer: bytearray | memoryview, /) -> int: ...
+    def close(self) -> None: ...
 
 
 class _Call:
-    __slots__ = ("answer", "answered", "body", "on_progress", "out", "request")
+    __slots__ = ("answer", "answered", "on_progress", "out")
 
-    def __init__(self, request: Request, body: Body, on_progress: Progress | None) -> None:
-        self.request, self.body, self.on_progress = request, body, on_progress
+    def __init__(self, on_progress: Progress | None) -> None:
+        self.on_progress = on_progress
         self.answered = trio.Event()
         self.answer: Answer | None = None
         self.out = bytearray()
@@ -48,32 +56,49 @@ class _Call:
 class WorkerLink:
     """`run` reads and writes until the process ends; `call` is for everybody."""
 
-    def __init__(self, stream: trio.abc.Stream) -> None:
-        self._stream = stream
-        self._requests, self._taken = trio.open_memory_channel[_Call](limits.WORKER_REQUESTS_MAX)
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
         self._unanswered: deque[_Call] = deque()
-        self._pending = bytearray()
+        self._unsent: deque[memoryview] = deque()
+        self._has_unsent = trio.Event()
+        self._buffer = memoryview(bytearray(READ_BYTES))
+        self._start = self._end = 0  # what of the buffer was received and not yet taken
         self._ready = trio.Event()
         self._starting = trio.CancelScope()
         self.ended = trio.Event()
+
+    # Calls -----------------------------------------------------------------------------------------------------------
 
     async def call(
         self, request: Request, body: Body = b"", on_progress: Progress | None = None
     ) -> tuple[Answer, bytearray]:
         """The answer with its body. Raises what the worker raised, or `WorkerDied`."""
-        call = _Call(request, body, on_progress)
+        call = self.post(request, body, on_progress)
         try:
-            await self._requests.send(call)
             await call.answered.wait()
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            raise WorkerDied("the worker process has ended") from error
         finally:
-            call.on_progress = None
+            call.on_progress = None  # the answer to a caller that has gone is dropped
         if call.answer is None:
             raise WorkerDied("the worker process has ended")
         if isinstance(call.answer, Failed):
             raise call.answer.as_error()
         return call.answer, call.out
+
+    def post(self, request: Request, body: Body = b"", on_progress: Progress | None = None) -> _Call:
+        """Send a request without waiting. Raises `WorkerDied`, or `Overloaded` if too many wait already."""
+        if self.ended.is_set():
+            raise WorkerDied("the worker process has ended")
+        if len(self._unanswered) >= limits.WORKER_REQUESTS_MAX:
+            raise Overloaded(f"{limits.WORKER_REQUESTS_MAX} requests wait for the worker")
+        call = _Call(on_progress)
+        self._unanswered.append(call)
+        head = encode(request, len(body))
+        if len(body) <= READ_BYTES:  # one copy is cheaper than a second system call
+            self._put(memoryview(head + body))
+        else:
+            self._put(memoryview(head))
+            self._put(memoryview(body))
+        return call
 
     async def comes_up(self) -> bool:
         """Whether the process is up; False if it ended first or took longer than `WORKER_START_S`."""
@@ -82,33 +107,46 @@ class WorkerLink:
             await self._ready.wait()
         return self._ready.is_set() and not self.ended.is_set()
 
-    async def post(self, request: Request) -> None:
-        """Send a request whose answer nobody waits for."""
-        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-            await self._requests.send(_Call(request, b"", None))
+    # The two tasks ---------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Returns when the process has closed its end; every open call has then failed."""
+        """Returns when the process has closed its end; every open call has then failed. Raises `LocalFault`."""
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._write)
                 await self._read()
                 nursery.cancel_scope.cancel()
         finally:
-            self._fail_all()
+            self.ended.set()
+            self._starting.cancel()
+            for call in self._unanswered:
+                call.answered.set()
+            self._unanswered.clear()
+
+    def _put(self, data: memoryview) -> None:
+        if not self._unsent:
+            data = data[self._send(data) :]
+        if data:
+            self._unsent.append(data)
+            self._has_unsent.set()
+
+    def _send(self, data: memoryview) -> int:
+        try:
+            return self._connection.send(data)
+        except BlockingIOError:
+            return 0
+        except (BrokenPipeError, ConnectionResetError):
+            return len(data)  # the reader sees the end as well, and fails the calls
 
     async def _write(self) -> None:
-        async for call in self._taken:
-            self._unanswered.append(call)
-            head, body, call.body = encode(call.request, len(call.body)), call.body, b""
-            try:
-                if len(body) <= JOINED_BYTES_MAX:
-                    await self._stream.send_all(head + bytes(body))
-                else:
-                    await self._stream.send_all(head)
-                    await self._stream.send_all(body)
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                return  # the reader sees the end as well
+        while True:
+            await self._has_unsent.wait()
+            while self._unsent:
+                await trio.lowlevel.wait_writable(self._connection)
+                self._unsent[0] = self._unsent[0][self._send(self._unsent[0]) :]
+                if not self._unsent[0]:
+                    self._unsent.popleft()
+            self._has_unsent = trio.Event()
 
     async def _read(self) -> None:
         while True:
@@ -116,12 +154,13 @@ class WorkerLink:
                 header_bytes, body_bytes = parse_prefix(await self._exactly(PREFIX.size))
                 header = await self._exactly(header_bytes)
                 body = await self._exactly(body_bytes)
-            except (trio.BrokenResourceError, trio.ClosedResourceError, EOFError):
+            except (EOFError, ConnectionResetError):
                 return
             try:
-                self._take(REPLIES.decode(header), body)
+                reply = REPLIES.decode(header)
             except msgspec.DecodeError as error:
                 raise LocalFault(f"the worker wrote what this release cannot read: {error}") from error
+            self._take(reply, body)
 
     def _take(self, reply: Reply, body: bytearray) -> None:
         if isinstance(reply, Ready):
@@ -136,28 +175,22 @@ class WorkerLink:
 
     async def _exactly(self, count: int) -> bytearray:
         """Raises `EOFError` at the end of the stream."""
-        while len(self._pending) < count:
-            chunk = await self._stream.receive_some(READ_BYTES)
-            if not chunk:
-                raise EOFError
-            self._pending += chunk
-        if len(self._pending) == count:
-            taken, self._pending = self._pending, bytearray()
-            return taken
-        taken = self._pending[:count]
-        del self._pending[:count]
-        return taken
+        data = bytearray(count)
+        filled = 0
+        while filled < count:
+            if self._start == self._end and count - filled >= READ_BYTES:
+                filled += await self._receive(memoryview(data)[filled:])  # a large body goes where it belongs
+                continue
+            if self._start == self._end:
+                self._start, self._end = 0, await self._receive(self._buffer)
+            taken = min(count - filled, self._end - self._start)
+            data[filled : filled + taken] = self._buffer[self._start : self._start + taken]
+            filled += taken
+            self._start += taken
+        return data
 
-    def _fail_all(self) -> None:
-        self._requests.close()
-        while True:
-            try:
-                self._unanswered.append(self._taken.receive_nowait())
-            except (trio.WouldBlock, trio.EndOfChannel):
-                break
-        self._taken.close()
-        for call in self._unanswered:
-            call.answered.set()
-        self._unanswered.clear()
-        self.ended.set()
-        self._starting.cancel()
+    async def _receive(self, buffer: memoryview) -> int:
+        await trio.lowlevel.wait_readable(self._connection)
+        if not (count := self._connection.recv_into(buffer)):
+            raise EOFError
+        return count

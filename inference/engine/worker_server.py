@@ -96,7 +96,7 @@ class Connection:
 
 
 def _fill(reader: BinaryIO, body: bytearray) -> int:
-    return reader.readinto(body) if body else 0  # type: ignore[attr-defined, no-any-return]
+    return reader.readinto(body) if body else 0  # type: ignore[attr-defined]
 
 
 @dataclass(slots=True)

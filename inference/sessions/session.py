@@ -70,7 +70,7 @@ class _Place:
     advanced_s: float
     incarnation: int = 0
     opened: bool = False
-    rerouted: bool = False
+    epoch: int = 0  # the one it is known to have entered
     fresh: bool = True  # opened since the last time the session ran
     busy: bool = False
     work: int = 0
@@ -212,8 +212,6 @@ class Session:
         self._resume_at = 0 if self._from_tokens else len(self.tokens) - 1
         self._replayed_rows = 0
         self.epoch += 1
-        for place in self.places:
-            place.rerouted = False
 
     def _proceed(self, now: float) -> list[Output]:
         """Go on to the next phase if everybody that this one waits for has answered."""
@@ -223,19 +221,15 @@ class Session:
             return self._run(self._feed_prompt(), now)
         if self.phase is Phase.REBUILDING:
             self.phase = Phase.REROUTING
-            orders = [Send(at, self._reroute(at)) for at in range(len(self.places)) if self._needs_order(at)]
+            # A standby opened in this very epoch has its orders already.
+            behind = [at for at, place in enumerate(self.places) if place.epoch != self.epoch]
+            orders = [Send(at, self._reroute(at)) for at in behind]
             for place in self.places:
                 place.heard_s = place.advanced_s = now
             return [*orders, *self._proceed(now)]
-        if self.phase is Phase.REROUTING and all(
-            place.rerouted for at, place in enumerate(self.places) if self._needs_order(at)
-        ):
+        if self.phase is Phase.REROUTING and all(place.epoch == self.epoch for place in self.places):
             return self._resume(now)
         return []
-
-    def _needs_order(self, index: int) -> bool:
-        # A standby opened in this very epoch has its orders already.
-        return not self.places[index].fresh or self._from_tokens
 
     def _reroute(self, index: int) -> Reroute:
         behind_is_fresh = index + 1 < len(self.places) and self.places[index + 1].fresh
@@ -243,7 +237,7 @@ class Session:
         return Reroute(self.epoch, self._resume_at, self._downstream(index), replay)
 
     def _rerouted(self, place: _Place, replayed_rows: int, complete: bool, now: float) -> list[Output]:
-        place.rerouted, place.advanced_s = True, now
+        place.epoch, place.advanced_s = self.epoch, now
         self._replayed_rows += replayed_rows
         if complete:
             return self._proceed(now)
@@ -287,6 +281,7 @@ class Session:
     def _open(self, index: int, now: float) -> Open:
         place = self.places[index]
         place.incarnation += 1
+        place.epoch = self.epoch
         place.heard_s = place.advanced_s = now
         is_last = index == len(self.places) - 1
         behind_is_fresh = is_last or self.places[index + 1].fresh

@@ -135,6 +135,9 @@ class Connections:
         return self._by_muxer.get(muxed)
 
     def add(self, new: Connection) -> None:
+        for known in self:
+            if (known.peer, known.plane) == (new.peer, new.plane) and not known.is_alive:
+                self.remove(known)
         for old in self.to(new.peer, new.plane):
             match weigh(old, new, self._own):
                 case Verdict.OLD_IS_DEAD:

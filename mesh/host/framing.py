@@ -175,11 +175,15 @@ class SecureConnection(BaseSession):
             sealed += self._sealing.seal(chunk)
         return bytes(sealed)
 
-    async def close(self) -> None:
-        """Idempotent; wakes whoever reads or writes."""
+    def give_up(self) -> None:
+        """From now on it counts as closed; `close` lets go of the socket."""
         if not self.is_closed:
             self.is_closed = True
             self.on_closed()
+
+    async def close(self) -> None:
+        """Idempotent; wakes whoever reads or writes."""
+        self.give_up()
         await self._raw.close()
 
     def get_remote_address(self) -> tuple[str, int] | None:

@@ -41,18 +41,20 @@ class Dialling:
         self._own = own
         self._attempts: dict[Link, Attempt] = {}
 
-    def want(self, peer: PeerId, now: float, *, at_once: bool) -> None:
-        """Connect to a peer on both planes: now, or when it is this node's turn."""
+    def want(self, peer: PeerId, now: float, *, within_s: float) -> None:
+        """There are fresh addresses of a peer: be connected on both planes, dialling after `within_s` at the latest."""
         for plane in Plane:
-            due = now if at_once else now + self._patience_s(peer)
-            attempt = self._attempts.setdefault((peer, plane), Attempt(due))
-            if attempt.up_since is None and attempt.next_at != math.inf:
-                attempt.next_at = min(attempt.next_at, due)
+            attempt = self._attempts.setdefault((peer, plane), Attempt(now + within_s))
+            attempt.pause_s = limits.REDIAL_S_MIN
+            if attempt.next_at != math.inf:
+                attempt.next_at = min(attempt.next_at, now + within_s)
 
     def is_wanted(self, peer: PeerId) -> bool:
+        """False before the first `want` and after `forget`."""
         return any((peer, plane) in self._attempts for plane in Plane)
 
     def forget(self, peer: PeerId) -> None:
+        """Leave it to the peer to connect."""
         for plane in Plane:
             self._attempts.pop((peer, plane), None)
 

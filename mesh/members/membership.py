@@ -173,7 +173,7 @@ class Membership:
     def start(self, now: float) -> list[Output]:
         """Everybody dials everybody at first: after a restart nobody else knows this node's addresses."""
         for contact in self._book:
-            self._dialling.want(contact.peer, now, at_once=True)
+            self._dialling.want(contact.peer, now, within_s=0.0)
         return [*map(Learn, self._book), self._admit(), *self._dial(now)]
 
     def handle(self, event: Input, now: float) -> list[Output]:
@@ -187,7 +187,7 @@ class Membership:
                 return [self._admit()]
             case Joined(members):
                 self._inviter = None
-                return self._add(members, now, at_once=True)
+                return self._add(members, now, dial_within_s=0.0)
             case Redeemed(contact):
                 return self._redeem(contact, now)
             case Heard(peer, message):
@@ -208,7 +208,7 @@ class Membership:
 
     def _redeem(self, contact: Contact, now: float) -> list[Output]:
         told = sorted(self._up - {contact.peer})
-        outputs = self._add((contact,), now, at_once=False)
+        outputs = self._add((contact,), now)
         return [*outputs, *(Tell(peer, (Vouch((contact,)),)) for peer in told)]
 
     def _hear(self, peer: PeerId, message: MembersMessage, now: float) -> list[Output]:
@@ -218,23 +218,25 @@ class Membership:
             case Announce(contact):
                 if contact.peer != peer:
                     raise Dishonest("a peer announced the contact of another", peer)
-                return [*self._add((contact,), now, at_once=False), *self._check_up(peer)]
+                return [*self._add((contact,), now), *self._check_up(peer)]
             case Vouch(contacts):
-                return self._add(contacts, now, at_once=False)
+                return self._add(contacts, now)
             case Leaving():
                 return self._leave(peer)
             case _:
                 assert_never(message)
 
-    def _add(self, contacts: tuple[Contact, ...], now: float, *, at_once: bool) -> list[Output]:
-        """`contacts` are of members now; only what is news has consequences."""
+    def _add(
+        self, contacts: tuple[Contact, ...], now: float, *, dial_within_s: float = limits.REDIAL_PATIENCE_S
+    ) -> list[Output]:
+        """`contacts` are of members now; only what is news has consequences. A node that is new or has moved dials by itself."""
         news = [
             contact for contact in contacts if contact.peer != self.own.peer and self._book.merge(contact)
         ]
         if not news:
             return []
         for contact in news:
-            self._dialling.want(contact.peer, now, at_once=at_once)
+            self._dialling.want(contact.peer, now, within_s=dial_within_s)
             for plane in self._planes.get(contact.peer, ()):
                 self._dialling.connected(contact.peer, plane, now)
         came_up = [output for contact in news for output in self._check_up(contact.peer)]

@@ -65,12 +65,12 @@ def _copied(question: re.Match[str], text: str) -> bool:
 
 def _ordered(question: re.Match[str], text: str) -> bool:
     earlier, later = {question[1], question[3]}, {question[2], question[4]}
-    return {text} == (earlier - later if question[5] == "first" else later - earlier)
+    return [{name} for name in text.split(", ")] == [earlier - later, earlier & later, later - earlier]
 
 
 def _found(question: re.Match[str], text: str) -> bool:
     moves = re.findall(rf"{question[2]} (?:is in|goes to) the (\w+)\.", question[1])
-    return bool(moves) and text == moves[-1]
+    return bool(moves) and text == f"{question[2]} is in the {moves[-1]}."
 
 
 def _inflected(question: re.Match[str], text: str) -> bool:
@@ -102,7 +102,7 @@ _JUDGES: Final[list[tuple[re.Pattern[str], _Judge]]] = [
         (r"Close: ([][(){}<>]+)", _balanced),
         (r"(reverse|head|last|len)\((\[\d(?:,\d)*\])\)", _listed),
         (r"Copy: (\w+)", _copied),
-        (r"(\w+) is before (\w+)\. (\w+) is before (\w+)\. Who is (first|last)\?", _ordered),
+        (r"(\w+) is before (\w+)\. (\w+) is before (\w+)\. In what order\?", _ordered),
         (r"((?:\w+ (?:is in|goes to) the \w+\. )+)Where is (\w+)\?", _found),
         (r"(Today|Yesterday) the (\w+) \w+ the \w+ \((\w+)\)", _inflected),
         (r"Count to (\d+): (\w+(?:, \w+)*)", _continued),

@@ -5,8 +5,8 @@ the answer's side; `checks.is_right` judges a text from the prompt alone, so tha
 
     math       Add: 3+5, 9+9 -> 8, 18                    Sort: 5 2 9 -> 2 5 9
     coding     Close: ([{} -> ])                         reverse([3,1,7]) -> [7,1,3]; head, last, len
-    reasoning  Copy: qkzmd -> qkzmd                      Ann is before Bob. Cid is before Ann. Who is last? -> Bob
-               Ann is in the hall. Ann goes to the pond. Where is Ann? -> pond
+    reasoning  Copy: qkzmd -> qkzmd                      Ann is before Bob. Cid is before Ann. In what order? -> Cid, Ann, Bob
+               Ann is in the hall. Ann goes to the pond. Where is Ann? -> Ann is in the pond.
     language   Today the dogs near the king (sing) -> sing; Yesterday … -> sang
     pattern    Count to 24: red, blue -> 1 red 2 blue 3 red … 24 blue
     story      Tell a story about a cat. -> any story of `grammar`
@@ -133,8 +133,7 @@ def order(rng: Random) -> Item:
     first, middle, last = rng.sample(NAMES, 3)
     facts = [f"{first} is before {middle}.", f"{middle} is before {last}."]
     rng.shuffle(facts)
-    asked, answer = rng.choice([("first", first), ("last", last)])
-    return Item(f"{' '.join(facts)} Who is {asked}?", answer)
+    return Item(f"{' '.join(facts)} In what order?", f"{first}, {middle}, {last}")
 
 
 def where(rng: Random) -> Item:
@@ -146,7 +145,7 @@ def where(rng: Random) -> Item:
         places[person] = place
         facts.append(f"{person} goes to the {place}.")
     asked = rng.choice(people)
-    return Item(f"{' '.join(facts)} Where is {asked}?", places[asked])
+    return Item(f"{' '.join(facts)} Where is {asked}?", f"{asked} is in the {places[asked]}.")
 
 
 def language(rng: Random) -> Item:

@@ -128,7 +128,10 @@ def test_the_cap_of_an_operator_holds_for_standbys_as_well():
     ("nodes", "pattern"),
     [
         ({}, r"tiny needs 14 MiB and these 0 nodes have 0.00 MiB free: 14 MiB are missing.*1 more node "),
-        ({A: Capacity(1.0, 4 * MIB)}, r"needs 14 MiB and these 1 nodes have 4.00 MiB free: 10 MiB are missing"),
+        (
+            {A: Capacity(1.0, 4 * MIB)},
+            r"needs 14 MiB and these 1 nodes have 4.00 MiB free: 10 MiB are missing",
+        ),
         ({A: Capacity(1.0, 4 * MIB), B: Capacity(1.0, 4 * MIB)}, r"6.00 MiB are missing.*2 more nodes"),
         ({A: Capacity(1.0, PLENTY, 3), B: Capacity(1.0, PLENTY, 4)}, r"8 layers and .* allow 7: raise"),
     ],
@@ -160,8 +163,7 @@ def test_a_plan_covers_every_layer_once_within_memory_and_caps(mesh):
     size, nodes, proposer = mesh
     try:
         plan = make_plan(size, nodes, proposer)
-    except UserError as refused:
-        assert "\n" not in str(refused)
+    except UserError:
         return
     ends = [0, *(planned.range.end for planned in plan.ranges)]
     assert [planned.range.start for planned in plan.ranges] == ends[:-1]

@@ -1,0 +1,57 @@
+"""From tokens to the text that may be shown: incremental decoding, and stop strings found at the entry.
+
+What could be the beginning of a stop string is held back until it is clear. The stop string itself is never shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class Completion:
+    """`decode` takes one token and gives the text that it completes; `ending` holds ids that are not text."""
+
+    decode: Callable[[int], str]
+    stop: tuple[str, ...] = ()
+    ending: frozenset[int] = frozenset()
+    shown: list[str] = field(default_factory=list)
+    _held: str = ""
+    has_stopped: bool = False
+
+    def add(self, token: int) -> str:
+        """The text that may be shown now; `has_stopped` is set if a stop string came."""
+        if token in self.ending or self.has_stopped:
+            return ""
+        text = self._held + self.decode(token)
+        found = [at for stop in self.stop if (at := text.find(stop)) >= 0]
+        if found:
+            self.has_stopped = True
+            self._held = ""
+            return self._show(text[: min(found)])
+        kept = self._beginning_of_a_stop(text)
+        self._held = text[len(text) - kept :]
+        return self._show(text[: len(text) - kept])
+
+    def finish(self) -> str:
+        """What was held back and turned out to be text."""
+        held, self._held = self._held, ""
+        return self._show(held)
+
+    @property
+    def text(self) -> str:
+        return "".join(self.shown)
+
+    def _show(self, text: str) -> str:
+        if text:
+            self.shown.append(text)
+        return text
+
+    def _beginning_of_a_stop(self, text: str) -> int:
+        """How many characters at the end could still become a stop string."""
+        longest = max((len(stop) - 1 for stop in self.stop), default=0)
+        for length in range(min(longest, len(text)), 0, -1):
+            if any(stop.startswith(text[-length:]) for stop in self.stop):
+                return length
+        return 0

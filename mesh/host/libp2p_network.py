@@ -1,0 +1,293 @@
+"""`protocols.seams.Network` over libp2p: two planes with one identity, Noise XK, and the policy of who may do what."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final
+
+import trio
+
+from mesh.host import negotiation
+from mesh.host.admission import Admission
+from mesh.host.connections import Connection, Connections
+from mesh.host.guard import Guard, silence_libp2p
+from mesh.host.loopback import LoopbackStream, loopback_pair
+from mesh.host.noise_xk import NoiseXk
+from mesh.host.peer_events import PeerEvents
+from mesh.host.plane import PlaneHost
+from mesh.host.stream import MuxedStream
+from mesh.members.identity import Identity
+from mesh.rpc import deadline
+from protocols import limits
+from protocols.errors import Disconnected, NoRoute, Overloaded, Unauthenticated, Unavailable
+from protocols.ids import NetworkId, PeerId
+from protocols.membership import Contact
+from protocols.seams import ConnectionInfo, PeerEvent, Stream, StreamHandler
+from protocols.streams import Plane, StreamKind
+
+LISTEN: Final[Mapping[Plane, Sequence[str]]] = {plane: ("/ip4/0.0.0.0/tcp/0",) for plane in Plane}
+OPTIONS: Final[Mapping[Plane, str]] = {plane: f"listen_{plane.value}" for plane in Plane}
+
+RETIRE_CHECK_S: Final = 2.0  # by then both sides know which of two connections stays
+LINGER_S: Final = 30.0  # how long a peer may go on with a stream whose handler here has returned
+
+
+@dataclass(slots=True)
+class _Acquaintance:
+    """How to dial a peer, and that only one task does at a time on each plane."""
+
+    contact: Contact
+    dialling: dict[Plane, trio.Lock] = field(default_factory=lambda: {plane: trio.Lock() for plane in Plane})
+
+    def addresses(self, plane: Plane) -> Sequence[str]:
+        return self.contact.control if plane is Plane.CONTROL else self.contact.data
+
+
+class Libp2pNetwork:
+    """Implements `protocols.seams.Network`.
+
+    `listen` gives the multiaddrs of each plane, port 0 for any; `options` what the user would change about them, for the
+    error that says a port is taken.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        network_id: NetworkId,
+        listen: Mapping[Plane, Sequence[str]] = LISTEN,
+        options: Mapping[Plane, str] = OPTIONS,
+    ) -> None:
+        silence_libp2p()
+        self._identity = identity
+        self._listen = listen
+        self._options = options
+        self._admission = Admission()
+        self._acquaintances: dict[PeerId, _Acquaintance] = {}
+        self._handlers: dict[str, tuple[StreamKind, StreamHandler]] = {}
+        self._events = PeerEvents()
+        self._guard = Guard()
+        self._connections = Connections(identity.peer, self._events.publish, self._end, self._start_retiring)
+        self._hosts = {plane: self._make_host(plane, network_id) for plane in Plane}
+        self._nursery: trio.Nursery | None = None
+
+    def _make_host(self, plane: Plane, network_id: NetworkId) -> PlaneHost:
+        xk = NoiseXk(
+            self._identity,
+            network_id,
+            static_of=self._static_of,
+            is_welcome=lambda peer: self._admission.may_connect(peer, plane),
+        )
+        return PlaneHost(plane, self._identity, xk, self._guard, self._adopt, self._serve)
+
+    # What others may know --------------------------------------------------------------------------------------------
+
+    @property
+    def peer(self) -> PeerId:
+        return self._identity.peer
+
+    @property
+    def static(self) -> bytes:
+        return self._identity.static
+
+    @property
+    def faults(self) -> Mapping[str, int]:
+        """How often what peers set off has failed, by the name of the error."""
+        return self._guard.faults
+
+    def addresses(self, plane: Plane) -> tuple[str, ...]:
+        return self._hosts[plane].addresses
+
+    def connections(self) -> Sequence[ConnectionInfo]:
+        return [connection.info for connection in self._connections if connection.is_alive]
+
+    def events(self) -> AsyncIterator[PeerEvent]:
+        return self._events.subscribe()
+
+    # What the node decides -------------------------------------------------------------------------------------------
+
+    def learn(self, contact: Contact) -> None:
+        known = self._acquaintances.get(contact.peer)
+        if known is not None:
+            known.contact = contact
+            return
+        if len(self._acquaintances) >= limits.MEMBERS_MAX:
+            self._forget_a_stranger()
+        self._acquaintances[contact.peer] = _Acquaintance(contact)
+
+    def _forget_a_stranger(self) -> None:
+        for peer in self._acquaintances:
+            if not self._admission.is_member(peer):
+                del self._acquaintances[peer]
+                return
+        raise Overloaded(f"{limits.MEMBERS_MAX} members are known, and there is room for no more")
+
+    def admit(self, members: frozenset[PeerId]) -> None:
+        self._admission.members = members
+        for connection in self._connections:
+            if not self._admission.may_connect(connection.peer, connection.plane):
+                self._end(connection)
+
+    def welcome_strangers(self, welcome: bool) -> None:
+        self._admission.strangers_welcome = welcome
+
+    def handle(self, kind: StreamKind, handler: StreamHandler) -> None:
+        self._handlers[kind.name] = (kind, handler)
+
+    # Connecting ------------------------------------------------------------------------------------------------------
+
+    async def connect(self, peer: PeerId, plane: Plane) -> None:
+        await trio.lowlevel.checkpoint()
+        if peer == self.peer or self._connections.to(peer, plane):
+            return
+        known = self._acquaintances.get(peer)
+        if known is None:
+            raise NoRoute(f"no address of {peer} is known")
+        async with known.dialling[plane]:
+            await self._dial(peer, plane, known.addresses(plane))
+
+    async def _dial(self, peer: PeerId, plane: Plane, addresses: Sequence[str]) -> None:
+        failure: Unavailable | Unauthenticated = NoRoute(f"no {plane.value} address of {peer} is known")
+        for address in addresses:
+            if self._connections.to(peer, plane):
+                return
+            try:
+                with deadline(limits.DIAL_S, f"{peer} did not answer at {address}"):
+                    await self._hosts[plane].dial(peer, address)
+            except (Unavailable, Unauthenticated) as error:
+                failure = error
+        if not self._connections.to(peer, plane):
+            raise failure
+
+    async def disconnect(self, peer: PeerId) -> None:
+        for connection in self._connections:
+            if connection.peer == peer:
+                self._end(connection)
+        await trio.lowlevel.checkpoint()
+
+    def _static_of(self, peer: PeerId) -> bytes | None:
+        known = self._acquaintances.get(peer)
+        return None if known is None else known.contact.static
+
+    # Connections -----------------------------------------------------------------------------------------------------
+
+    def _adopt(self, connection: Connection) -> Connection:
+        """Enter a connection in the table, once; the one that is in it."""
+        known = self._connections.with_muxer(connection.muxed)
+        if known is not None or not connection.is_alive:
+            return known or connection
+        connection.secured.on_closed = lambda: self._connections.remove(connection)
+        admission = self._admission
+        if not connection.dialled and not admission.may_connect(connection.peer, connection.plane):
+            self._end(connection)  # no longer welcome since its handshake
+            return connection
+        self._connections.add(connection)
+        if not admission.is_member(connection.peer):
+            self._start(self._end_stranger, connection)
+        return connection
+
+    def _start(self, task: Callable[[Connection], Awaitable[None]], connection: Connection) -> None:
+        if self._nursery is not None:
+            self._nursery.start_soon(task, connection)
+
+    def _end(self, connection: Connection) -> None:
+        """At once, without a word to a peer that may not be there; its streams raise `Disconnected`."""
+        connection.secured.give_up()
+        self._start(_let_go, connection)
+
+    async def _end_stranger(self, connection: Connection) -> None:
+        await trio.sleep(limits.STRANGER_S)
+        if not self._admission.is_member(connection.peer):
+            self._end(connection)
+
+    def _start_retiring(self, connection: Connection) -> None:
+        self._start(self._see_retire, connection)
+
+    async def _see_retire(self, connection: Connection) -> None:
+        """End a connection that has carried nothing twice in a row, unless it has become the only one."""
+        was_idle = False
+        while connection.is_alive:
+            await trio.sleep(RETIRE_CHECK_S)
+            if len(self._connections.to(connection.peer, connection.plane)) == 1:
+                connection.is_retiring = False
+                return
+            if was_idle and connection.is_idle:
+                self._end(connection)
+            was_idle = connection.is_idle
+
+    # Streams ---------------------------------------------------------------------------------------------------------
+
+    async def open_stream(self, peer: PeerId, kind: StreamKind) -> Stream:
+        if peer == self.peer:
+            return self._open_to_self(kind)
+        while True:
+            await self.connect(peer, kind.plane)
+            for connection in self._connections.to(peer, kind.plane)[:1]:
+                try:
+                    return await connection.open_stream(kind)
+                except Disconnected:
+                    if connection.is_alive:
+                        raise  # the stream was refused; a connection that died is dialled anew
+
+    def _open_to_self(self, kind: StreamKind) -> LoopbackStream:
+        if kind.name not in self._handlers or self._nursery is None:
+            raise NoRoute(f"nothing serves {kind.name} here")
+        ours, theirs = loopback_pair(self.peer)
+        _, handler = self._handlers[kind.name]
+        self._nursery.start_soon(self._guard.serve, kind.name, theirs, handler)
+        return ours
+
+    async def _serve(self, connection: Connection, stream: MuxedStream) -> None:
+        connection.serving += 1
+        try:
+            if connection.serving > limits.STREAMS_PER_CONNECTION_MAX:
+                raise Overloaded(f"{connection.peer} has too many streams open")
+            name = await self._agree(connection.peer, connection.plane, stream)
+            await self._guard.serve(name, stream, self._handlers[name][1])
+            await _see_out(stream)
+        finally:
+            connection.serving -= 1
+            with trio.move_on_after(1, shield=True):
+                await stream.reset()
+
+    async def _agree(self, peer: PeerId, plane: Plane, stream: MuxedStream) -> str:
+        """Raises `Unauthenticated` for a kind that is not open to the peer, and what negotiation raises."""
+        with deadline(limits.OPEN_STREAM_S, f"{peer} did not say what its stream is for"):
+            name, _ = await negotiation.accept(stream, partial(self._is_served, plane))
+        if not self._admission.may_open(peer, self._handlers[name][0]):
+            raise Unauthenticated(f"{peer} is no member and opened {name}", peer)
+        return name
+
+    def _is_served(self, plane: Plane, name: str) -> bool:
+        return name in self._handlers and self._handlers[name][0].plane is plane
+
+    # Running ---------------------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def run(self) -> AsyncIterator[None]:
+        """Once. Raises `UserError` for an address that cannot be listened on."""
+        async with AsyncExitStack() as stack:
+            for plane, host in self._hosts.items():
+                await stack.enter_async_context(host.run(self._listen[plane], self._options[plane]))
+            async with trio.open_nursery() as self._nursery:
+                try:
+                    yield
+                finally:
+                    for connection in self._connections:
+                        self._end(connection)
+                    self._events.end()
+                    self._nursery.cancel_scope.cancel()
+
+
+async def _let_go(connection: Connection) -> None:
+    with trio.CancelScope(shield=True):
+        await connection.secured.close()
+
+
+async def _see_out(stream: MuxedStream) -> None:
+    """Give the peer time to close its direction too; what it still sends is not wanted."""
+    with trio.move_on_after(LINGER_S):
+        while await stream.receive():
+            pass

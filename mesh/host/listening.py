@@ -1,0 +1,92 @@
+"""Listening on TCP for one plane: own sockets, each accepted connection in a task that ends with its handshake.
+
+py-libp2p's listener shares its port with whoever asks the kernel for it, so that two daemons on one port take each other's
+connections without a word; and its swarm keeps a slot and a task for every connection ever accepted.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Sequence
+
+import trio
+from multiaddr import Multiaddr
+from multiaddr.exceptions import Error as MultiaddrError
+from multiaddr.utils import get_network_addrs
+
+from protocols import limits
+from protocols.errors import UserError
+
+_WILDCARDS = {"0.0.0.0": "ip4", "::": "ip6"}  # noqa: S104  (to tell what the user asked for)
+
+
+async def bind(addresses: Sequence[str], option: str) -> list[trio.SocketListener]:
+    """Listening sockets for multiaddrs such as /ip4/0.0.0.0/tcp/4001. Raises `UserError`, which names `option`."""
+    listeners: list[trio.SocketListener] = []
+    try:
+        for address in addresses:
+            listeners += await _bind_one(address, option)
+    except BaseException:
+        await close_all(listeners)
+        raise
+    return listeners
+
+
+async def _bind_one(address: str, option: str) -> Sequence[trio.SocketListener]:
+    host, port = _parse(address, option)
+    try:
+        return await trio.open_tcp_listeners(port, host=host)
+    except OSError as error:
+        if _errno(error) == errno.EADDRINUSE:
+            raise UserError(
+                f"Port {port} on {host} is taken by another program: stop it, or choose another port with {option}."
+            ) from error
+        raise UserError(
+            f"Cannot listen on {address} ({error.strerror or error}): change {option}."
+        ) from error
+
+
+def _errno(error: OSError) -> int | None:
+    """trio raises one error for several sockets, with what the first of them said as its cause."""
+    cause = error.__cause__
+    while error.errno is None and cause is not None:
+        if isinstance(cause, BaseExceptionGroup):
+            cause = cause.exceptions[0]
+        if isinstance(cause, OSError):
+            return cause.errno
+        cause = cause.__cause__
+    return error.errno
+
+
+def _parse(address: str, option: str) -> tuple[str, int]:
+    try:
+        multiaddr = Multiaddr(address)
+        port = int(multiaddr.value_for_protocol("tcp") or 0)
+        first = next(iter(multiaddr.items()))
+    except (MultiaddrError, ValueError, StopIteration) as error:
+        raise UserError(f"{address!r} is no address to listen on: set {option} to one like /ip4/0.0.0.0/tcp/4001.") from error
+    protocol, host = first
+    if protocol.name not in ("ip4", "ip6") or host is None:
+        raise UserError(f"{address!r} names no IP address: set {option} to one like /ip4/0.0.0.0/tcp/4001.")
+    return str(host), port
+
+
+def reachable_at(listeners: Sequence[trio.SocketListener]) -> tuple[str, ...]:
+    """Multiaddrs for others to dial: every address of this machine in place of a wildcard, loopback only if it is all."""
+    found: list[str] = []
+    for listener in listeners:
+        host, port = listener.socket.getsockname()[:2]
+        version = _WILDCARDS.get(host)
+        if version is None:
+            found.append(f"/{'ip6' if ':' in host else 'ip4'}/{host}/tcp/{port}")
+            continue
+        loopback = "127.0.0.1" if version == "ip4" else "::1"
+        outward = [each for each in get_network_addrs(4 if version == "ip4" else 6) if each != loopback]
+        found += [f"/{version}/{each}/tcp/{port}" for each in outward or [loopback]]
+    return tuple(found[: limits.ADDRESSES_MAX])
+
+
+async def close_all(listeners: Sequence[trio.SocketListener]) -> None:
+    with trio.move_on_after(1, shield=True):
+        for listener in listeners:
+            await listener.aclose()

@@ -1,0 +1,129 @@
+"""The entry point: verbs by name, errors as one line, exit codes.
+
+The rule of the file: nothing is imported for a verb but its own module, so that `weft status` answers at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Final, NoReturn
+
+import click
+
+from node.control_client import CallFailed, NoDaemon
+from protocols.errors import Refused, TimedOut, WeftError
+from protocols.exit_codes import ExitCode
+
+_VERBS: Final = {
+    "up": "run this machine's daemon in the foreground",
+    "down": "let sessions finish, then stop the daemon",
+    "status": "how the daemon is and what it holds",
+    "invite": "make an invite that others join with",
+    "models": "the models that the mesh serves",
+    "offer": "share a model's layers over the mesh",
+    "plan": "who would hold which layers of a model",
+    "run": "generate text",
+    "ps": "the generations under way",
+    "version": "the release of this command",
+    "demo": "three daemons, one answer, one of them killed",
+}
+"""Each is the command of its name in the module of its name."""
+
+
+class _Verbs(click.Group):
+    """Verbs of the table above, imported one at a time."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _VERBS:
+            return None
+        command = getattr(importlib.import_module(f"node.cli.{cmd_name}"), cmd_name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_VERBS.items()))
+
+
+def _show_version(ctx: click.Context, parameter: click.Parameter, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        click.echo(f"weft {version('weft')}")
+        ctx.exit()
+
+
+@click.group(
+    "weft", cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
+@click.option(
+    "--version",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_show_version,
+    help="Show the release.",
+)
+def weft() -> None:
+    """Turns the machines people already have into one computer for language models."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """The exit code of `weft ARGUMENTS`."""
+    try:
+        outcome = weft.main(list(arguments), prog_name="weft", standalone_mode=False)
+        sys.stdout.flush()
+        return outcome if isinstance(outcome, int) else ExitCode.OK
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return ExitCode.USAGE
+    except click.ClickException as error:
+        return _complain(_usage_line(error), ExitCode(error.exit_code))
+    except (click.Abort, KeyboardInterrupt):
+        return ExitCode.INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read the output has left; nothing may be written to it at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.FAILED
+    except WeftError as error:
+        return _complain(str(error), _exit_code(error))
+
+
+def _usage_line(error: click.ClickException) -> str:
+    message = " ".join(error.format_message().split())
+    if isinstance(error, click.UsageError) and error.ctx is not None:
+        message += f" See '{error.ctx.command_path} --help'."
+    return message
+
+
+def _complain(message: str, code: ExitCode) -> ExitCode:
+    click.echo(f"weft: {message}", err=True)
+    return code
+
+
+def _exit_code(error: WeftError) -> ExitCode:
+    match error:
+        case CallFailed():
+            return error.code
+        case NoDaemon():
+            return ExitCode.NO_DAEMON
+        case Refused():
+            return ExitCode.REFUSED
+        case TimedOut():
+            return ExitCode.TIMED_OUT
+        case _:
+            return ExitCode.FAILED
+
+
+def main() -> NoReturn:
+    """The console script."""
+    sys.exit(run(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""`weft status`: one screen, or one object. Exits 0 if ready, 1 if not, 3 if there is no daemon."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from node.cli.options import connect, echo_json, home_option, json_option
+from node.cli.tables import duration_text, node_text, rows_of, size_text
+from protocols.exit_codes import ExitCode
+from protocols.ids import shortened
+
+
+@click.command()
+@home_option
+@json_option
+@click.option("-q", "--quiet", is_flag=True, help="The exit code alone.")
+@click.pass_context
+def status(ctx: click.Context, home: str | None, as_json: bool, quiet: bool) -> None:
+    """How the daemon is and what it holds. Exits 0 if it is ready, 1 if not, 3 if there is none."""
+    with connect(home) as client:
+        found = client.call("status")
+    if as_json:
+        echo_json(found)
+    elif not quiet:
+        for line in _lines(found):
+            click.echo(line)
+    ctx.exit(ExitCode.OK if found["state"] == "ready" else ExitCode.FAILED)
+
+
+def _lines(found: dict[str, Any]) -> list[str]:
+    lines = [
+        f"weft {found['version']}: {found['state']}, up {duration_text(found['uptime_s'])}, pid {found['pid']}",
+        f"home     {found['home']}",
+    ]
+    if "peer" not in found:
+        return lines
+    worker = found["worker"]
+    names = {member["peer"]: member["name"] for member in found["members"]}
+    lines += [
+        f"node     {found['name']}, peer {found['peer']}",
+        f"network  {found['network']}",
+        *(f"{plane:<8} {', '.join(addresses)}" for plane, addresses in found["addresses"].items()),
+        f"http     {found['http'] or 'not yet'}",
+        f"worker   {worker['state']}, {size_text(worker['free_bytes'])} free",
+    ]
+    lines += _section(
+        "members",
+        ("node", "state"),
+        [(node_text(m["name"], m["peer"]), "up" if m["up"] else "down") for m in found["members"]],
+    )
+    lines += _section("shards", ("model", "layers", "kind", "numerics"), [_shard(s) for s in found["shards"]])
+    lines += _section(
+        "connections",
+        ("peer", "plane", "security", "by"),
+        [
+            (
+                node_text(names.get(c["peer"], ""), c["peer"]),
+                c["plane"],
+                c["security"],
+                "us" if c["dialled"] else "them",
+            )
+            for c in found["connections"]
+        ],
+    )
+    return lines
+
+
+def _shard(shard: dict[str, Any]) -> tuple[str, ...]:
+    kind = "standby" if shard["standby"] else "serving"
+    return (f"{shard['model']} ({shortened(shard['digest'])})", shard["range"], kind, shard["numerics"])
+
+
+def _section(title: str, heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
+    return [f"{title}:", *rows_of(heads, rows, "  ")] if rows else [f"{title}: none"]

@@ -1,0 +1,133 @@
+"""Small random model folders, without transformers, and the frames to run them with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from inference.engine.engine import WIRE_DTYPES, WIRE_NUMERICS, ShardEngine
+from inference.engine.kv_cache import KvBudget
+from inference.model.config import ModelConfig, parse_config
+from protocols.ids import SessionId
+from protocols.placement import LayerRange
+from protocols.seams import CacheSpec, TensorFile
+from protocols.session import Sampling
+from protocols.tensor import Frame, Header, Kind
+
+SESSION = SessionId("5e" * 16)
+KEY = (SESSION, 0)
+MIB = 1 << 20
+
+
+def config_json(family: str = "llama", **changes: Any) -> dict[str, Any]:
+    architecture = {"llama": "LlamaForCausalLM", "qwen3": "Qwen3ForCausalLM"}[family]
+    return {
+        "architectures": [architecture],
+        "model_type": family,
+        "vocab_size": 97,
+        "hidden_size": 48,
+        "intermediate_size": 112,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "max_position_embeddings": 512,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0,
+        "eos_token_id": 0,
+        **changes,
+    }
+
+
+def parsed(family: str = "llama", **changes: Any) -> ModelConfig:
+    return parse_config(json.dumps(config_json(family, **changes)).encode())
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    config: ModelConfig
+    folder: Path
+    tensors: tuple[TensorFile, ...] = field(repr=False)
+
+    def engine(
+        self,
+        layer_range: LayerRange | None = None,
+        dtype: str = "bf16",
+        numerics: str = "exact",
+        budget: KvBudget | None = None,
+    ) -> ShardEngine:
+        chosen = self.config.whole if layer_range is None else layer_range
+        return ShardEngine(
+            self.config, chosen, dtype, numerics, self.tensors, budget or KvBudget(64 * MIB)
+        )
+
+
+def save_checkpoint(folder: Path, family: str = "llama", seed: int = 0, **changes: Any) -> Checkpoint:
+    """Weights wide enough that rows differ clearly; one file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = parsed(family, **changes)
+    (folder / "config.json").write_text(json.dumps(config_json(family, **changes)))
+    generator = torch.Generator().manual_seed(seed)
+    weights = {
+        name: torch.randn(config.expected_shape(name), generator=generator)
+        * (1.5 * config.hidden**-0.5 if len(config.expected_shape(name)) > 1 else 0.3)
+        + (0 if len(config.expected_shape(name)) > 1 else 1)
+        for name in config.tensor_names(config.whole)
+    }
+    path = folder / "model.safetensors"
+    save_file(weights, path)
+    return Checkpoint(config, folder, tuple(TensorFile(name, str(path), name) for name in weights))
+
+
+def spec(prompt_rows: int, rows_max: int, sampling: Sampling | None = None) -> CacheSpec:
+    return CacheSpec(prompt_rows, rows_max, sampling or Sampling())
+
+
+def frame(
+    engine: ShardEngine,
+    position: int,
+    tokens: Sequence[int],
+    body: bytes | bytearray | memoryview = b"",
+    *,
+    sample: bool = True,
+    **changes: Any,
+) -> Frame:
+    """Rows for `engine` as the stage before it would send them; token ids alone where it starts the model."""
+    values: dict[str, Any] = {
+        "kind": Kind.PREFILL,
+        "session": SESSION,
+        "epoch": 0,
+        "stage": 0,
+        "position": position,
+        "rows": len(tokens),
+        "width": 0 if engine.starts_model else engine.config.hidden,
+        "truncate_to": position,
+        "numerics": WIRE_NUMERICS[engine.numerics],
+        "dtype": WIRE_DTYPES[engine.dtype],
+        "sample": sample,
+        **changes,
+    }
+    return Frame(Header(**values), tuple(tokens), body)
+
+
+def run_chain(
+    engines: Sequence[ShardEngine], position: int, tokens: Sequence[int], *, sample: bool = True
+) -> int | None:
+    """One frame through all shards; what the last one drew."""
+    body: bytes | memoryview = b""
+    token = None
+    for engine in engines:
+        body, token = engine.step(KEY, frame(engine, position, tokens, body, sample=sample))
+    return token
+
+
+def kv_rows(engine: ShardEngine, rows: int) -> list[torch.Tensor]:
+    """Keys and values of every layer, as they lie in the cache."""
+    layers = engine._opened[KEY].kv.layers
+    return [rows_of[:, :rows].clone() for layer in layers for rows_of in (layer.keys, layer.values)]

@@ -1,0 +1,77 @@
+"""A worker process without torch, for tests of the client: `python fake_worker.py FD`.
+
+Rows gain 1 per layer; the token is the sum of all rows. A load takes as long as its config says.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import sys
+import time
+from collections.abc import Callable
+
+import msgspec
+
+from inference.engine import worker
+from inference.engine.worker_server import CacheKey
+from protocols.errors import Malformed, UserError
+from protocols.placement import LayerShape
+from protocols.seams import CacheSpec, ShardLoaded, ShardSpec
+from protocols.tensor import Frame
+
+
+class Config(msgspec.Struct):
+    load_s: float = 0.0
+    step_s: float = 0.0
+
+
+class FakeEngine:
+    loaded = ShardLoaded(1000, "fake", True)
+
+    def __init__(self, spec: ShardSpec, config: Config) -> None:
+        self.layers = spec.shard.range.layers
+        self.config = config
+        self.rows: dict[CacheKey, int] = {}
+
+    def open_cache(self, key: CacheKey, spec: CacheSpec) -> int:
+        self.rows[key] = 0
+        return spec.rows_max
+
+    def close_cache(self, key: CacheKey) -> None:
+        del self.rows[key]
+
+    def close(self) -> None:
+        pass
+
+    def step(self, key: CacheKey, frame: Frame, on_layer: Callable[[], None]) -> tuple[bytes, int | None]:
+        if frame.header.position != self.rows[key]:
+            raise Malformed("rows do not follow on")
+        self.rows[key] += frame.header.rows
+        items = struct.unpack(f"<{len(frame.body) // 4}f", frame.body)
+        for _ in range(self.layers):
+            time.sleep(self.config.step_s / self.layers)
+            on_layer()
+        out = struct.pack(f"<{len(items)}f", *(item + self.layers for item in items))
+        return out, os.getpid() if frame.header.sample else None
+
+
+class FakeEngines:
+    def load(self, spec: ShardSpec, on_progress: Callable[[int, int], None]) -> FakeEngine:
+        try:
+            config = msgspec.json.decode(spec.config, type=Config)
+        except msgspec.DecodeError as error:
+            raise UserError("no such model") from error
+        for done in range(100):
+            on_progress(done, 100)
+            time.sleep(config.load_s / 100)
+        on_progress(100, 100)
+        return FakeEngine(spec, config)
+
+    def measure_layer(self, shape: LayerShape) -> float:
+        return 1.0
+
+
+if __name__ == "__main__":
+    worker.prepare(1)
+    worker.serve(int(sys.argv[-1]), FakeEngines())

@@ -1,0 +1,84 @@
+"""Cutting frames: rows into blocks, and rows into attention spans."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from inference.engine.exactness import WHOLE_FRAMES, RowPlan, exact_spans, fast_spans, row_plans
+from protocols.errors import Malformed
+from protocols.limits import PREFILL_CHUNK_ROWS as CHUNK
+
+PLANS = st.sampled_from([*row_plans(), WHOLE_FRAMES])
+
+
+@given(PLANS, st.integers(1, 600))
+def test_blocks_follow_each_other_and_cover_the_padded_rows(plan: RowPlan, rows: int) -> None:
+    blocks = plan.blocks(rows)
+    assert blocks[0].start == 0
+    assert blocks[-1].stop == plan.padded(rows) >= rows
+    assert all(before.stop == after.start for before, after in zip(blocks, blocks[1:], strict=False))
+    assert all(block.start < rows for block in blocks)
+
+
+@given(st.sampled_from([*row_plans()]), st.integers(1, 600))
+def test_exact_blocks_have_two_sizes_only(plan: RowPlan, rows: int) -> None:
+    assert {block.stop - block.start for block in plan.blocks(rows)} <= {plan.lone, plan.block}
+
+
+@pytest.mark.parametrize(
+    ("rows", "sizes"),
+    [(1, [4]), (4, [4]), (5, [32]), (32, [32]), (33, [32, 4]), (40, [32, 32]), (128, [32] * 4)],
+)
+def test_a_tail_takes_the_small_block_where_it_fits(rows: int, sizes: list[int]) -> None:
+    assert [block.stop - block.start for block in RowPlan(4, 32).blocks(rows)] == sizes
+
+
+def test_fast_numerics_take_a_frame_whole() -> None:
+    assert WHOLE_FRAMES.blocks(77) == (slice(0, 77),)
+
+
+@st.composite
+def cut_frames(draw: st.DrawFn) -> tuple[int, int, list[int]]:
+    """(prompt rows, all rows, where frames begin), with cuts only where frames of exact numerics may be cut."""
+    prompt_rows = draw(st.integers(1, 400))
+    rows = prompt_rows + draw(st.integers(0, 40))
+    allowed = [*range(0, prompt_rows, CHUNK), *range(prompt_rows, rows)]
+    cuts = draw(st.sets(st.sampled_from(allowed)))
+    return prompt_rows, rows, sorted(cuts | {0})
+
+
+@given(cut_frames())
+def test_spans_are_the_same_however_the_rows_are_cut_into_frames(cut: tuple[int, int, list[int]]) -> None:
+    prompt_rows, rows, starts = cut
+    at_once = list(exact_spans(0, rows, prompt_rows))
+    in_frames = [
+        span
+        for start, end in zip(starts, [*starts[1:], rows], strict=True)
+        for span in exact_spans(start, end - start, prompt_rows)
+    ]
+    assert in_frames == at_once
+
+
+def test_prompt_rows_attend_in_chunks_and_later_rows_alone() -> None:
+    assert list(exact_spans(0, 203, 200)) == [(0, 128), (128, 200), (200, 201), (201, 202), (202, 203)]
+    assert list(exact_spans(128, 72, 200)) == [(128, 200)]
+
+
+@pytest.mark.parametrize(
+    ("position", "rows"),
+    [(0, 100), (1, 199), (64, 64), (128, 71), (0, 199)],
+)
+def test_a_frame_that_cuts_a_prompt_block_is_malformed(position: int, rows: int) -> None:
+    with pytest.raises(Malformed, match="whole blocks"):
+        list(exact_spans(position, rows, 200))
+
+
+@given(st.integers(0, 500), st.integers(1, 500))
+def test_fast_spans_cover_the_frame_in_pieces_of_a_bounded_mask(position: int, rows: int) -> None:
+    spans = list(fast_spans(position, rows))
+    assert spans[0][0] == position
+    assert spans[-1][1] == position + rows
+    assert all(0 < end - start <= CHUNK for start, end in spans)
+    assert all(before[1] == after[0] for before, after in zip(spans, spans[1:], strict=False))

@@ -1,0 +1,131 @@
+"""Exact numerics: a row has the same bits whatever frame carries it and however the layers are cut over shards."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from inference.engine.engine import ShardEngine
+from protocols.limits import PREFILL_CHUNK_ROWS as CHUNK
+from protocols.placement import LayerRange
+from protocols.session import Sampling
+from tests.inference.engine.checkpoints import KEY, Checkpoint, kv_rows, run_chain, save_checkpoint, spec
+
+DRAWS = (Sampling(), Sampling(temperature=1.0, seed=3))
+
+
+@st.composite
+def shapes(draw: st.DrawFn) -> dict[str, Any]:
+    """Sizes that are no round numbers, so that every kernel has tails."""
+    kv_heads = draw(st.integers(1, 3))
+    return {
+        "hidden_size": draw(st.sampled_from([24, 40, 80, 96])),
+        "intermediate_size": draw(st.sampled_from([33, 90, 208, 256])),
+        "num_hidden_layers": draw(st.integers(2, 5)),
+        "num_attention_heads": kv_heads * draw(st.integers(1, 3)),
+        "num_key_value_heads": kv_heads,
+        "head_dim": draw(st.sampled_from([6, 16, 20, 64])),
+        "tie_word_embeddings": draw(st.booleans()),
+    }
+
+
+def decoded(engines: list[ShardEngine], prompt: list[int], rows: int) -> list[int]:
+    """The prompt in chunks, then row by row; all tokens."""
+    tokens, drawn = list(prompt), None
+    for start in range(0, len(prompt), CHUNK):
+        drawn = run_chain(engines, start, prompt[start : start + CHUNK])
+    while len(tokens) < rows:
+        assert drawn is not None
+        tokens.append(drawn)
+        drawn = run_chain(engines, len(tokens) - 1, [drawn])
+    assert drawn is not None
+    return [*tokens, drawn]
+
+
+def replayed(engines: list[ShardEngine], tokens: list[int], starts: list[int]) -> int | None:
+    """The same rows in frames that begin at `starts`; what is drawn after the last."""
+    drawn = None
+    for start, end in zip(starts, [*starts[1:], len(tokens)], strict=True):
+        drawn = run_chain(engines, start, tokens[start:end])
+    return drawn
+
+
+def chain(checkpoint: Checkpoint, cuts: list[int], dtype: str, prompt_rows: int, rows: int, draw: Sampling) -> list[ShardEngine]:
+    bounds = [0, *cuts, checkpoint.config.layers]
+    engines = [checkpoint.engine(LayerRange(*pair), dtype) for pair in itertools.pairwise(bounds)]
+    for engine in engines:
+        engine.open_cache(KEY, spec(prompt_rows, rows, draw))
+    return engines
+
+
+def all_rows(engines: list[ShardEngine], rows: int) -> list[torch.Tensor]:
+    return [part for engine in engines for part in kv_rows(engine, rows)]
+
+
+def assert_equal(found: list[torch.Tensor], expected: list[torch.Tensor]) -> None:
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "f32"])
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data(), shape=shapes(), draw=st.sampled_from(DRAWS))
+def test_replay_in_any_frames_over_any_shards_gives_the_bits_of_decoding(
+    family: str, dtype: str, data: st.DataObject, shape: dict[str, Any], draw: Sampling
+) -> None:
+    layers, prompt_rows = shape["num_hidden_layers"], data.draw(st.integers(1, 300))
+    rows = prompt_rows + data.draw(st.integers(1, 12))
+    prompt = [(7 * index + index * index) % 97 for index in range(prompt_rows)]
+    allowed = [*range(0, prompt_rows, CHUNK), *range(prompt_rows, rows)]
+    starts = sorted({0} | data.draw(st.sets(st.sampled_from(allowed), max_size=4)))
+    cuts = sorted(data.draw(st.sets(st.integers(1, layers - 1), max_size=3)))
+    with TemporaryDirectory() as folder:
+        checkpoint = save_checkpoint(Path(folder), family, **shape)
+        whole = chain(checkpoint, [], dtype, prompt_rows, rows, draw)
+        assert whole[0].arithmetic.is_exact
+        tokens = decoded(whole, prompt, rows)
+        expected = all_rows(whole, rows)
+        for engines, frames in ((whole, [0]), (whole, starts), (chain(checkpoint, cuts, dtype, prompt_rows, rows, draw), starts)):
+            drawn = replayed(engines, tokens[:rows], frames)
+            assert_equal(all_rows(engines, rows), expected)
+            assert drawn == tokens[rows]
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "f32"])
+def test_the_middle_shard_alone_is_rebuilt_from_its_journalled_input(tmp_path: Path, dtype: str) -> None:
+    checkpoint = save_checkpoint(tmp_path, num_hidden_layers=4)
+    prompt, rows = list(range(1, 41)), 60
+    first, middle, last = chain(checkpoint, [1, 3], dtype, len(prompt), rows, Sampling())
+    journal: list[bytes] = []
+    step = first.step
+
+    def journalled(*arguments: Any) -> Any:
+        body, token = step(*arguments)
+        journal.append(bytes(body))
+        return body, token
+
+    first.step = journalled  # type: ignore[method-assign]
+    tokens = decoded([first, middle, last], prompt, rows)
+    standby = checkpoint.engine(middle.range, dtype)
+    standby.open_cache(KEY, spec(len(prompt), rows))
+    from tests.inference.engine.checkpoints import frame
+
+    standby.step(KEY, frame(standby, 0, tokens[:rows], bytearray(b"".join(journal)), sample=False))
+    assert_equal(kv_rows(standby, rows), kv_rows(middle, rows))
+
+
+def test_a_cache_cut_back_goes_on_as_if_the_rows_had_never_been(tmp_path: Path) -> None:
+    engines = chain(save_checkpoint(tmp_path), [], "bf16", 5, 40, Sampling())
+    tokens = decoded(engines, [1, 2, 3, 4, 5], 40)
+    expected = all_rows(engines, 40)
+    run_chain(engines, 20, [96])
+    assert engines[0].rows(KEY) == 21
+    assert replayed(engines, tokens[:40], [0]) == tokens[40]
+    assert_equal(all_rows(engines, 40), expected)

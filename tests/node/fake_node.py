@@ -1,0 +1,176 @@
+"""A node without mesh or model, which keeps the promises of `NodeApi`: what control socket, CLI and HTTP are tested with.
+
+It echoes the prompt word by word. Some models behave: `hold` says one word and waits until cancelled, `slow` waits for
+`release`, `moved` re-routes once, and those named after an error raise it, at once or (`late-...`) after one word.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+
+import trio
+
+from node.api import (
+    Connection,
+    Finished,
+    GenerateEvent,
+    GenerateRequest,
+    HeldRange,
+    Member,
+    Model,
+    NodeStatus,
+    Offered,
+    OfferEvent,
+    OfferProgress,
+    Plan,
+    PlannedRange,
+    Rerouted,
+    Session,
+    Shard,
+    Stage,
+    Started,
+    Token,
+    Worker,
+)
+from protocols.errors import (
+    LocalFault,
+    Malformed,
+    NoRoute,
+    NotFound,
+    Overloaded,
+    Refused,
+    TimedOut,
+    UserError,
+)
+from protocols.ids import ModelDigest, NetworkId, PeerId, SessionId
+
+PEER = PeerId("12D3KooWFakeFakeFakeFakeFakeFakeFakeFakeFakeFakeAAAA")
+OTHER = PeerId("12D3KooWFakeFakeFakeFakeFakeFakeFakeFakeFakeFakeBBBB")
+DIGEST = ModelDigest("ab" * 32)
+SESSION = SessionId("cd" * 16)
+ROUTE = (Stage("0-3", PEER, "anna"), Stage("4-7", OTHER, "bert"))
+
+ERRORS = {
+    "refused": Refused("Your node may not use this model: ask its owner."),
+    "too-long": UserError("The prompt has 900 tokens and the context 512: give a shorter one."),
+    "overloaded": Overloaded("All sessions are taken: try again."),
+    "no-route": NoRoute("No standby is left for layers 4-7: start another node."),
+    "timed-out": TimedOut("no answer within 5 s"),
+    "malformed": Malformed("the peer sent nonsense"),
+    "fault": LocalFault("the disk is full"),
+    "bug": RuntimeError("a bug"),
+}
+
+
+class FakeNode:
+    """`generating` is set by the first event, `cancelled` when a generation or offer was left early."""
+
+    def __init__(self) -> None:
+        self.requests: list[GenerateRequest] = []
+        self.offers: list[tuple[str, str | None, tuple[str, ...]]] = []
+        self.generating = threading.Event()
+        self.cancelled = threading.Event()
+        self.release = trio.Event()
+        self.running = 0
+        self.drained = False
+
+    def status(self) -> NodeStatus:
+        return NodeStatus(
+            peer=PEER,
+            name="anna",
+            network=NetworkId("ef" * 16),
+            addresses={"control": ("/ip4/127.0.0.1/tcp/4747",), "data": ("/ip4/127.0.0.1/tcp/4748",)},
+            members=(Member(PEER, "anna", up=True), Member(OTHER, "bert", up=False)),
+            shards=(Shard("tiny", DIGEST, "0-3", False, "exact", "cpu-avx512"),),
+            worker=Worker("ready", 4711, 3 << 30),
+            connections=(Connection(OTHER, "data", "/weft/noise-xk/1", dialled=True),),
+        )
+
+    async def invite(self, uses: int, ttl_s: float) -> str:
+        return f"weft1.{uses}.{ttl_s:g}"
+
+    def models(self) -> tuple[Model, ...]:
+        ranges = (HeldRange("0-3", PEER, "anna", False), HeldRange("0-3", OTHER, "bert", True))
+        return (Model("tiny", DIGEST, 8, 512, local=True, ready=True, ranges=ranges),)
+
+    @asynccontextmanager
+    async def offer(
+        self, path_or_name: str, name: str | None = None, on: tuple[str, ...] = ()
+    ) -> AsyncIterator[AsyncIterator[OfferEvent]]:
+        self.offers.append((path_or_name, name, on))
+        if path_or_name == "missing":
+            raise UserError("There is no model folder 'missing': give a path, or weft-tiny.")
+        async with aclosing(self._offering(path_or_name)) as events:
+            yield events
+
+    async def _offering(self, path: str) -> AsyncGenerator[OfferEvent]:
+        for phase, done in (("fetching", 0), ("fetching", 512), ("loading", 1024), ("claimed", 1024)):
+            yield OfferProgress(OTHER, "bert", "4-7", False, phase, done, 1024)
+            if path == "hold":
+                await self._wait_cancelled()
+        yield Offered(await self.plan("tiny"))
+
+    async def plan(self, model: str) -> Plan:
+        self._known(model)
+        ranges = (
+            PlannedRange("0-3", PEER, "anna", OTHER, "bert"),
+            PlannedRange("4-7", OTHER, "bert", None, None),
+        )
+        return Plan("tiny", DIGEST, 8, ranges, 12.5)
+
+    @asynccontextmanager
+    async def generate(self, request: GenerateRequest) -> AsyncIterator[AsyncIterator[GenerateEvent]]:
+        self.requests.append(request)
+        if request.model in ERRORS:
+            raise ERRORS[request.model]
+        self._known(request.model)
+        self.running += 1
+        try:
+            async with aclosing(self._generating(request)) as events:
+                yield events
+        finally:
+            self.running -= 1
+
+    async def _generating(self, request: GenerateRequest) -> AsyncGenerator[GenerateEvent]:
+        prompt = request.prompt or request.messages[-1].content
+        words = prompt.split()
+        yield Started(SESSION, DIGEST, ROUTE, len(words))
+        for index, word in enumerate(words):
+            yield Token(len(words) + index, index, word if index == 0 else f" {word}")
+            if index == 0:
+                self.generating.set()
+                await self._act(request.model)
+                if request.model == "moved":
+                    yield Rerouted(1, "4-7", OTHER, "bert", PEER, "anna", 812.4, 96, 1)
+        await trio.lowlevel.checkpoint()
+        reason = "length" if request.max_tokens == len(words) else "stop"
+        yield Finished(reason, len(words), len(words), 20.5, 40.25, " ".join(words))
+
+    async def _act(self, model: str) -> None:
+        if model == "hold":
+            await self._wait_cancelled()
+        if model == "slow":
+            await self.release.wait()
+        if model.startswith("late-"):
+            raise ERRORS[model.removeprefix("late-")]
+
+    async def _wait_cancelled(self) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            self.cancelled.set()
+
+    def _known(self, model: str) -> None:
+        if model not in {"tiny", "hold", "slow", "moved"} and not model.startswith("late-"):
+            raise NotFound(f"No model is called {model!r}: 'weft models' lists those there are.")
+
+    def sessions(self) -> tuple[Session, ...]:
+        return (Session(SESSION, "tiny", ROUTE, 0, 5, 7, 40.0, 3.5),) * self.running
+
+    async def drain(self) -> None:
+        self.drained = True
+        self.release.set()
+        while self.running:
+            await trio.sleep(0.001)

@@ -1,0 +1,95 @@
+"""The effective configuration and what is said about a wrong one."""
+
+from __future__ import annotations
+
+import pytest
+
+from node.config import Config, load_config
+from protocols.errors import UserError
+
+PATH = "/home/anna/config.toml"
+
+
+def load(text=None, environment=None, **flags):
+    named = {key.replace("__", "."): value for key, value in flags.items()}
+    return load_config(text, PATH, environment or {}, named)
+
+
+def test_without_anything_the_defaults_hold():
+    assert load() == Config()
+
+
+def test_flags_win_over_environment_over_file_over_default():
+    text = '[node]\nname = "file"\n[http]\nport = 1\nhost = "127.0.0.2"\n'
+    environment = {"WEFT_NODE_NAME": "environment", "WEFT_HTTP_PORT": "2"}
+    config = load(text, environment, node__name="flag", mesh__join=None)
+    assert config.node.name == "flag"
+    assert config.http.port == 2
+    assert config.http.host == "127.0.0.2"
+    assert config.worker.threads == 0
+
+
+def test_text_of_the_environment_becomes_numbers_and_booleans():
+    config = load(environment={"WEFT_WORKER_THREADS": "3", "WEFT_WORKER_ACCEPT_OFFERS": "false"})
+    assert config.worker.threads == 3
+    assert config.worker.accept_offers is False
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[http]\nprot = 1\n", f"unknown key http.prot in {PATH}: did you mean http.port?"),
+        ("[htpp]\nport = 1\n", f"unknown section [htpp] in {PATH}: did you mean http?"),
+        ("[node]\nzzzzz = 1\n", f"unknown key node.zzzzz in {PATH}"),
+        ("node = 1\n", "expected is a section [node]"),
+        (
+            '[http]\nport = "8747"\n',
+            f"http.port in {PATH} is '8747', but expected is a port from 0 (any free one) to 65535.",
+        ),
+        ("[http]\nport = 70000\n", "is 70000, but expected is a port"),
+        ("[worker]\naccept_offers = 1\n", "worker.accept_offers in"),
+        ("[worker]\nthreads = -1\n", "expected is a whole number, 0 or more"),
+        ('[model]\ndtype = "int4"\n', "is 'int4', but expected is bf16 or f32"),
+        ('[mesh]\ncontrol_listen = "0.0.0.0:1"\n', "expected is a listen address such as"),
+        ("[http\n", f"{PATH} is not valid TOML"),
+        ('[http]\nhost = "0.0.0.0"\n', "which others can reach: set http.api_key"),
+    ],
+)
+def test_a_wrong_file_is_told_in_one_line_with_the_key(text, said):
+    with pytest.raises(UserError) as caught:
+        load(text)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("variable", "said"),
+    [
+        ("WEFT_HTTP_PROT", "did you mean WEFT_HTTP_PORT?"),
+        ("WEFT_HTPP_PORT", "did you mean WEFT_HTTP_PORT?"),
+        ("WEFT_NODE_COLOUR", "unknown variable WEFT_NODE_COLOUR"),
+    ],
+)
+def test_a_mistyped_variable_is_told(variable, said):
+    with pytest.raises(UserError, match=said.replace("?", r"\?")):
+        load(environment={variable: "1"})
+
+
+def test_variables_of_orchestrators_and_others_are_let_be():
+    environment = {"WEFT_HOME": "/h", "WEFT_SERVICE_HOST": "10.0.0.1", "WEFT_PORT_4747_TCP": "x", "PATH": "/bin"}
+    assert load(environment=environment) == Config()
+
+
+def test_an_ill_typed_variable_names_itself():
+    with pytest.raises(UserError, match=r"http\.port in \$WEFT_HTTP_PORT is 'many'"):
+        load(environment={"WEFT_HTTP_PORT": "many"})
+
+
+def test_a_secret_is_not_repeated_in_an_error():
+    with pytest.raises(UserError) as caught:
+        load("[http]\napi_key = 123456\n")
+    assert "123456" not in str(caught.value)
+
+
+def test_a_key_opens_http_to_others():
+    assert load('[http]\nhost = "0.0.0.0"\napi_key = "k"\n').http.host == "0.0.0.0"
