@@ -13,8 +13,8 @@ events and the errors are those of the real network, held to them by the same co
 from __future__ import annotations
 
 import hashlib
-from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Sequence
+from collections import defaultdict
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Final
@@ -22,7 +22,7 @@ from typing import Final
 import trio
 
 from mesh.feed import Feed, Subscription
-from mesh.host.guard import serve_guarded
+from mesh.host.guard import Guard
 from mesh.host.loopback import loopback_pair
 from mesh.rpc import deadline
 from protocols import limits
@@ -88,7 +88,7 @@ class VirtualNetwork:
     """Implements `protocols.seams.Network`."""
 
     def __init__(self, world: VirtualWorld, peer: PeerId, network_id: NetworkId) -> None:
-        self.faults: Counter[str] = Counter()
+        self._guard = Guard()
         self._world = world
         self._peer = peer
         self._network_id = network_id
@@ -105,6 +105,11 @@ class VirtualNetwork:
     @property
     def peer(self) -> PeerId:
         return self._peer
+
+    @property
+    def faults(self) -> Mapping[str, int]:
+        """How often what peers set off has failed, by the name of the error."""
+        return self._guard.faults
 
     @property
     def static(self) -> bytes:
@@ -272,12 +277,12 @@ class VirtualNetwork:
         if kind not in self._handlers or self._nursery is None:
             raise unhandled(kind)
         near, far = loopback_pair(self._peer)
-        self._nursery.start_soon(serve_guarded, self._handlers[kind], far, kind, self.faults)
+        self._nursery.start_soon(self._guard.serve, kind.name, far, self._handlers[kind])
         return near
 
     def _accept(self, end: End, kind: StreamKind, stream: VirtualStream) -> Unavailable | None:
         is_open_to = end.peer in self._members or (kind.for_strangers and self._is_welcoming)
         if kind not in self._handlers or kind.plane is not end.plane or not is_open_to or not self._nursery:
             return unhandled(kind)
-        self._nursery.start_soon(serve_guarded, self._handlers[kind], stream, kind, self.faults)
+        self._nursery.start_soon(self._guard.serve, kind.name, stream, self._handlers[kind])
         return None

@@ -146,6 +146,10 @@ class Grants:
         self.expire(now)
         return 0 if self.policy.refuses else self._left(self._grants, free_bytes)
 
+    def term_of(self, model: ModelDigest) -> int:
+        """The highest term that was granted for that model."""
+        return self._highest.get(model, (0, PeerId("")))[0]
+
     def layers_left(self) -> int | None:
         """What the operator's cap still allows; None without a cap."""
         if not self.policy.layers_max:

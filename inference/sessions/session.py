@@ -327,7 +327,7 @@ class Session:
 
     def _nudge(self, now: float) -> list[Output]:
         """A row that got lost between two healthy stages leaves all of them idle: feed it again in a new epoch."""
-        idle = not any(place.busy for place in self.places)
+        idle = all(not place.busy and now - place.heard_s < limits.STALL_S_MIN for place in self.places)
         if self.phase is not Phase.RUNNING or not idle or now - self._moved_s < limits.IDLE_S:
             return []
         self.failovers += 1

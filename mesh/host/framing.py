@@ -95,7 +95,14 @@ class SecureConnection(BaseSession):
     negotiated_security_protocol: str
 
     def __init__(
-        self, wire: RawWire, *, key_out: bytes, key_in: bytes, local_key: PrivateKey, remote: ID, remote_static: PublicKey
+        self,
+        wire: RawWire,
+        *,
+        key_out: bytes,
+        key_in: bytes,
+        local_key: PrivateKey,
+        remote: ID,
+        remote_static: PublicKey,
     ) -> None:
         super().__init__(
             local_peer=ID.from_pubkey(local_key.get_public_key()),

@@ -1,4 +1,4 @@
-"""What keeps a fault in one place: handlers whose exceptions stop at their stream, and libp2p's logs at the door.
+"""What keeps a fault in one place: handlers whose exceptions stop at their stream.
 
 In py-libp2p an exception that leaves a stream handler ends the whole host, so everything that a peer's bytes may set off runs
 in here. This is the one place besides HTTP's 500 that catches whatever comes.
@@ -11,8 +11,6 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 
 import trio
-from libp2p.exceptions import BaseLibp2pError
-from libp2p.network.connection import swarm_connection
 
 from protocols.errors import RemoteFault, Unavailable
 from protocols.seams import Stream
@@ -21,16 +19,20 @@ log = logging.getLogger("weft.host")
 
 
 class Guard:
-    """Runs what peers set off. `faults` counts what went wrong, by the name of the error."""
+    """Runs what peers set off. `faults` counts what went wrong, by the name of the error.
 
-    def __init__(self) -> None:
+    `also_expected` are errors of the library underneath that are as ordinary as a peer that goes away.
+    """
+
+    def __init__(self, *also_expected: type[Exception]) -> None:
         self.faults: Counter[str] = Counter()
+        self._expected: tuple[type[Exception], ...] = (RemoteFault, Unavailable, *also_expected)
 
     async def contain(self, what: str, action: Callable[[], Awaitable[None]]) -> bool:
         """Whether `action` returned; whatever else it raises is logged, counted and goes no further."""
         try:
             return await self._contain_expected(what, action)
-        except Exception as error:  # noqa: BLE001  (one peer's stream must not end the node)
+        except Exception as error:
             self.faults[type(error).__name__] += 1
             log.exception("%s failed", what)
             return False
@@ -40,7 +42,7 @@ class Guard:
         try:
             await action()
             finished = True
-        except* (RemoteFault, Unavailable, BaseLibp2pError) as group:
+        except* self._expected as group:
             for error in _leaves(group):
                 self.faults[type(error).__name__] += 1
                 log.info("%s ended: %s: %s", what, type(error).__name__, error)
@@ -66,15 +68,3 @@ def _leaves(group: BaseExceptionGroup[Exception]) -> list[BaseException]:
         for error in group.exceptions
         for leaf in (_leaves(error) if isinstance(error, BaseExceptionGroup) else [error])
     ]
-
-
-def silence_libp2p() -> None:
-    """Nothing of libp2p reaches the log: what matters is raised to us. Idempotent.
-
-    One of its modules logs through the `logging` module itself, whose functions install a handler that writes to stderr
-    when the root logger has none; it gets libp2p's own logger in its place.
-    """
-    logger = logging.getLogger("libp2p")
-    logger.setLevel(logging.CRITICAL + 1)
-    logger.propagate = False
-    vars(swarm_connection)["logging"] = logger

@@ -9,15 +9,17 @@ from functools import partial
 from typing import Final
 
 import trio
+from libp2p.exceptions import BaseLibp2pError
 
 from mesh.host import negotiation
 from mesh.host.admission import Admission
 from mesh.host.connections import Connection, Connections
-from mesh.host.guard import Guard, silence_libp2p
+from mesh.host.guard import Guard
 from mesh.host.loopback import LoopbackStream, loopback_pair
 from mesh.host.noise_xk import NoiseXk
 from mesh.host.peer_events import PeerEvents
 from mesh.host.plane import PlaneHost
+from mesh.host.quiet import silence_libp2p
 from mesh.host.stream import MuxedStream
 from mesh.members.identity import Identity
 from mesh.rpc import deadline
@@ -28,9 +30,10 @@ from protocols.membership import Contact
 from protocols.seams import ConnectionInfo, PeerEvent, Stream, StreamHandler
 from protocols.streams import Plane, StreamKind
 
-LISTEN: Final[Mapping[Plane, Sequence[str]]] = {plane: ("/ip4/0.0.0.0/tcp/0",) for plane in Plane}
+LISTEN: Final[Mapping[Plane, Sequence[str]]] = dict.fromkeys(Plane, ("/ip4/0.0.0.0/tcp/0",))
 OPTIONS: Final[Mapping[Plane, str]] = {plane: f"listen_{plane.value}" for plane in Plane}
 
+OPEN_ATTEMPTS: Final = 2
 RETIRE_CHECK_S: Final = 2.0  # by then both sides know which of two connections stays
 LINGER_S: Final = 30.0  # how long a peer may go on with a stream whose handler here has returned
 
@@ -68,7 +71,7 @@ class Libp2pNetwork:
         self._acquaintances: dict[PeerId, _Acquaintance] = {}
         self._handlers: dict[str, tuple[StreamKind, StreamHandler]] = {}
         self._events = PeerEvents()
-        self._guard = Guard()
+        self._guard = Guard(BaseLibp2pError)
         self._connections = Connections(identity.peer, self._events.publish, self._end, self._start_retiring)
         self._hosts = {plane: self._make_host(plane, network_id) for plane in Plane}
         self._nursery: trio.Nursery | None = None
@@ -222,14 +225,15 @@ class Libp2pNetwork:
     async def open_stream(self, peer: PeerId, kind: StreamKind) -> Stream:
         if peer == self.peer:
             return self._open_to_self(kind)
-        while True:
+        for _ in range(OPEN_ATTEMPTS):
             await self.connect(peer, kind.plane)
             for connection in self._connections.to(peer, kind.plane)[:1]:
                 try:
                     return await connection.open_stream(kind)
                 except Disconnected:
                     if connection.is_alive:
-                        raise  # the stream was refused; a connection that died is dialled anew
+                        raise  # the stream was refused; a connection that died under it is dialled anew
+        raise Disconnected(f"the connections to {peer} end as soon as they are made")
 
     def _open_to_self(self, kind: StreamKind) -> LoopbackStream:
         if kind.name not in self._handlers or self._nursery is None:

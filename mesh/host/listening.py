@@ -64,7 +64,9 @@ def _parse(address: str, option: str) -> tuple[str, int]:
         port = int(multiaddr.value_for_protocol("tcp") or 0)
         first = next(iter(multiaddr.items()))
     except (MultiaddrError, ValueError, StopIteration) as error:
-        raise UserError(f"{address!r} is no address to listen on: set {option} to one like /ip4/0.0.0.0/tcp/4001.") from error
+        raise UserError(
+            f"{address!r} is no address to listen on: set {option} to one like /ip4/0.0.0.0/tcp/4001."
+        ) from error
     protocol, host = first
     if protocol.name not in ("ip4", "ip6") or host is None:
         raise UserError(f"{address!r} names no IP address: set {option} to one like /ip4/0.0.0.0/tcp/4001.")

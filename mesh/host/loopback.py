@@ -28,7 +28,8 @@ class _Pipe:
     async def write(self, data: bytes | bytearray | memoryview) -> None:
         await trio.lowlevel.checkpoint()
         rest = memoryview(data).cast("B")
-        while not self._check_writable() and rest:
+        while rest:
+            self._check_writable()
             room = WINDOW_BYTES - len(self._pending)
             if room <= 0:
                 await self._writable.park()
@@ -36,6 +37,7 @@ class _Pipe:
             self._pending += rest[:room]
             rest = rest[room:]
             self._readable.unpark_all()
+        self._check_writable()
 
     def _check_writable(self) -> None:
         if self._broken or self._closed:

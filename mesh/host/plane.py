@@ -6,13 +6,14 @@ socket, because the others
 
 * keep a slot and a task for every inbound connection until the process ends (`listening` accepts instead);
 * take at least 250 ms for `connect`, dial one address per transport, and then refuse the peer for a minute;
-* dial whomever they know while there are few connections (watermarks of zero).
+* dial whomever they know while there are few connections, whatever the watermarks say.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import cast
 
 import trio
@@ -22,6 +23,7 @@ from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.custom_types import TProtocol
 from libp2p.exceptions import BaseLibp2pError
 from libp2p.io.trio import TrioTCPStream
+from libp2p.network.auto_connector import AutoConnector
 from libp2p.network.config import ConnectionConfig, RetryConfig
 from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.network.connection.swarm_connection import SwarmConn
@@ -44,6 +46,7 @@ from mesh.host.noise_xk import NoiseXk, WrongIdentity
 from mesh.host.security import XkOnly, YamuxOnly
 from mesh.host.stream import MuxedStream
 from mesh.members.identity import Identity
+from mesh.rpc import deadline
 from protocols import limits
 from protocols.errors import Disconnected, NoRoute, Unauthenticated
 from protocols.ids import PeerId
@@ -95,27 +98,31 @@ class PlaneHost:
         except BaseLibp2pError as error:
             if _has_cause(error, WrongIdentity):
                 raise Unauthenticated(f"whoever answers at {address} is not {peer}", peer) from error
-            raise Disconnected(f"{peer} does not answer at {address}, or does not let this node in") from error
+            raise Disconnected(
+                f"{peer} does not answer at {address}, or does not let this node in"
+            ) from error
         except MultiaddrError as error:
             raise NoRoute(f"{address!r} is no address") from error
 
     async def _accept(self, stream: trio.SocketStream) -> None:
+        """Runs as long as the connection, since trio closes the socket when it returns."""
         if self._half_open >= limits.HALF_OPEN_MAX:
-            await stream.aclose()
             return
+        upgraded: list[Yamux] = []
         self._half_open += 1
         try:
-            if not await self._guard.contain("an inbound handshake", lambda: self._upgrade(stream)):
-                await stream.aclose()
+            await self._guard.contain("an inbound handshake", partial(self._upgrade, stream, upgraded.append))
         finally:
             self._half_open -= 1
+        for muxed in upgraded:
+            await muxed.event_closed.wait()
 
-    async def _upgrade(self, stream: trio.SocketStream) -> None:
+    async def _upgrade(self, stream: trio.SocketStream, keep: Callable[[Yamux], None]) -> None:
         raw = RawConnection(TrioTCPStream(stream), False)
-        with trio.move_on_after(limits.HANDSHAKE_S) as patience:
-            await self._swarm.upgrade_inbound_raw_conn(raw, Multiaddr("/ip4/0.0.0.0/tcp/0"))
-        if patience.cancelled_caught:
-            raise Disconnected("the handshake took too long")
+        with deadline(limits.HANDSHAKE_S, "the handshake was not done"):
+            muxed = await self._swarm.upgrade_inbound_raw_conn(raw, Multiaddr("/ip4/0.0.0.0/tcp/0"))
+        assert isinstance(muxed, Yamux)
+        keep(muxed)
 
     def _adopt(self, conn: SwarmConn) -> Connection:
         muxed, secured = conn.muxed_conn, getattr(conn.muxed_conn, "secured_conn", None)
@@ -129,8 +136,18 @@ class PlaneHost:
         assert isinstance(stream, NetStream)
         assert isinstance(stream.swarm_conn, SwarmConn)
         connection = self._adopt(stream.swarm_conn)
-        muxed = MuxedStream(connection.peer, cast(YamuxStream, stream.muxed_stream))
+        muxed = MuxedStream(connection.peer, cast("YamuxStream", stream.muxed_stream))
         await self._guard.contain("an inbound stream", lambda: self._handle(connection, muxed))
+
+
+class _NoAutoConnector(AutoConnector):
+    """Connections are made when the node asks for them. (Watermarks of zero do not switch the stock one off.)"""
+
+    async def maybe_connect(self) -> None:
+        pass
+
+    async def run_background_task(self, nursery: trio.Nursery) -> None:
+        pass
 
 
 class _Newcomers(INotifee):
@@ -178,6 +195,7 @@ def make_swarm(identity: Identity, xk: NoiseXk) -> Swarm:
         resource_manager=_resource_manager(),
     )
     assert isinstance(swarm, Swarm)
+    swarm.auto_connector = _NoAutoConnector(swarm)
     swarm.upgrader.security_multistream = XkOnly(xk)
     swarm.upgrader.muxer_multistream = YamuxOnly()
     return swarm

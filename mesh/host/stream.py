@@ -10,6 +10,7 @@ What the stock stream does and this one does not:
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Final
 
 import trio
@@ -98,12 +99,14 @@ class MuxedStream:
             raise Disconnected("the stream was reset or its connection ended")
         if not self._buffer():
             return b""
+        data = b""
         # Shielded, since a cancelled read forgets what it took; the connection bounds how long its writes last.
         with trio.CancelScope(shield=True):
             try:
-                return await self._muxed.read(max_bytes)
+                data = await self._muxed.read(max_bytes)
             except _BROKEN as error:
                 raise Disconnected("the stream or its connection ended") from error
+        return data
 
     def _buffer(self) -> bytearray | None:
         return self._connection.stream_buffers.get(self._muxed.stream_id)
@@ -125,12 +128,9 @@ class MuxedStream:
         return data
 
     async def close(self) -> None:
-        with trio.move_on_after(CLOSE_S):
-            try:
-                if not self._muxed.send_closed:
-                    await self._muxed.close()
-            except _BROKEN:
-                pass  # what is gone is closed
+        with trio.move_on_after(CLOSE_S), suppress(*_BROKEN):
+            if not self._muxed.send_closed:
+                await self._muxed.close()
 
     async def reset(self) -> None:
         muxed = self._muxed
@@ -138,11 +138,8 @@ class MuxedStream:
             return
         self._was_reset_here = True
         event = self._connection.stream_events.get(muxed.stream_id)
-        with trio.move_on_after(CLOSE_S):
-            try:
-                await muxed.reset()
-            except _BROKEN:
-                pass  # what is gone is reset
+        with trio.move_on_after(CLOSE_S), suppress(*_BROKEN):
+            await muxed.reset()
         if event is not None:
             event.set()
 

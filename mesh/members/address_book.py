@@ -15,6 +15,8 @@ from protocols.errors import LocalFault
 from protocols.ids import PeerId
 from protocols.membership import Contact
 
+BOOK_FILE: Final = "members.msgpack"
+
 _decoder: Final = msgspec.msgpack.Decoder(tuple[Contact, ...])
 
 

@@ -14,6 +14,8 @@ from typing import Final
 
 import msgspec
 
+from mesh.members.address_book import BOOK_FILE
+from mesh.members.invites import INVITES_FILE
 from protocols.errors import LocalFault, UserError
 from protocols.ids import NetworkId, shortened
 from protocols.membership import parse_invite
@@ -58,5 +60,8 @@ def decide_network(disk: Disk, randomness: Randomness, invite_text: str | None) 
             )
         return present.network
     network = wanted or NetworkId(randomness.token_bytes(16).hex())
+    if present is None or network != present.network:
+        for remains in (BOOK_FILE, INVITES_FILE):  # of another network, whose join ended half-way
+            disk.delete(remains)
     write_belonging(disk, Belonging(network, is_joined=wanted is None))
     return network

@@ -13,22 +13,23 @@ import math
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
-from typing import Final, assert_never
+from typing import assert_never
 
 import structlog
 import trio
 
 from mesh.feed import Feed, Subscription
 from mesh.members import membership as m
-from mesh.members.address_book import AddressBook
+from mesh.members.address_book import BOOK_FILE, AddressBook
 from mesh.members.belonging import Belonging, decide_network, read_belonging, write_belonging
-from mesh.members.invites import SECRET_BYTES, Invites, Verdict
+from mesh.members.errands import Errands
+from mesh.members.invites import INVITES_FILE, SECRET_BYTES, Invites, Verdict
 from mesh.members.joining import accept, request_join, serve_join
-from mesh.members.liveness import answer_pings, watch
+from mesh.members.liveness import answer_pings
 from mesh.members.own_contact import renew_contact
-from mesh.rpc import Channel, accepting, deadline, dial
+from mesh.rpc import Channel, accepting, deadline
 from protocols import limits, streams
-from protocols.errors import Disconnected, LocalFault, RemoteFault, Unavailable, UserError
+from protocols.errors import Disconnected, LocalFault, UserError
 from protocols.ids import NetworkId, PeerId, shortened
 from protocols.membership import (
     JOIN_CODEC,
@@ -49,11 +50,6 @@ from protocols.streams import Plane
 
 log = structlog.get_logger()
 
-BOOK_FILE: Final = "members.msgpack"
-INVITES_FILE: Final = "invites.msgpack"
-TELL_TRIES: Final = 3
-TELL_PAUSE_S: Final = 0.5
-
 
 class Members:
     """The members of this node's network. Everything but `network_id` and `create` needs `run` to be ready."""
@@ -70,10 +66,9 @@ class Members:
         self._invites = Invites.decode(disk.read(INVITES_FILE))
         self._ready: m.Membership | None = None
         self._events: Feed[m.MemberEvent] = Feed()
-        self._errands: deque[Callable[[], Awaitable[None]]] = deque()
+        self._runner: Errands | None = None
+        self._todo: deque[Callable[[], Awaitable[None]]] = deque()
         self._wake = trio.Event()
-        self._dials = trio.CapacityLimiter(limits.DIALS_AT_ONCE)
-        self._watches: dict[PeerId, trio.CancelScope] = {}
         self._is_leaving = False
 
     # What the rest of the node uses -------------------------------------------------------------------------------
@@ -142,12 +137,13 @@ class Members:
             async with trio.open_nursery() as nursery:
                 for contact in self.members():
                     if self.is_up(contact.peer):
-                        nursery.start_soon(self._try_to_tell, contact.peer, (Leaving(),))
+                        nursery.start_soon(self._errands.tell_once, contact.peer, Leaving())
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep up with the members until cancelled; the network must be running and its id decided."""
         own = renew_contact(self._network, self._clock, self._disk, self._name)
         self._ready = m.Membership(own, AddressBook.decode(self._disk.read(BOOK_FILE)))
+        self._runner = Errands(self._network, self._network_id)
         self._serve()
         events = self._network.events()
         self._perform(self._machine.start(trio.current_time()))
@@ -165,6 +161,11 @@ class Members:
         return self._ready
 
     @property
+    def _errands(self) -> Errands:
+        assert self._runner is not None, "run is not ready"
+        return self._runner
+
+    @property
     def _network_id(self) -> NetworkId:
         assert self._belonging is not None, "the network is not decided"
         return self._belonging.network
@@ -178,8 +179,8 @@ class Members:
     async def _tend(self, nursery: trio.Nursery) -> None:
         welcome_until = math.inf
         while True:
-            while self._errands:
-                nursery.start_soon(self._errands.popleft())
+            while self._todo:
+                nursery.start_soon(self._todo.popleft())
             self._wake = trio.Event()
             with trio.move_on_at(min(self._machine.deadline, welcome_until)):
                 await self._wake.wait()
@@ -195,6 +196,7 @@ class Members:
 
     def _handle(self, event: m.Input) -> None:
         self._perform(self._machine.handle(event, trio.current_time()))
+        self._wake.set()  # there may be errands, or another deadline
 
     def _perform(self, outputs: list[m.Output]) -> None:
         for output in outputs:
@@ -206,21 +208,36 @@ class Members:
                 case m.Admit(members):
                     self._network.admit(members)
                 case m.Dial(peer, plane):
-                    self._errands.append(partial(self._dial, peer, plane))
+                    self._do(partial(self._dial, peer, plane))
                 case m.Disconnect(peer):
-                    self._errands.append(partial(self._disconnect, peer))
+                    self._do(partial(self._errands.disconnect, peer))
                 case m.Tell(peer, messages):
-                    self._errands.append(partial(self._tell, peer, messages))
+                    self._do(partial(self._tell, peer, messages))
                 case m.MemberUp(peer):
-                    self._errands.append(partial(self._watch, peer))
+                    self._do(partial(self._watch, peer))
                     self._events.tell(output)
                 case m.MemberDown(peer):
-                    self._unwatch(peer)
+                    self._errands.unwatch(peer)
                     self._events.tell(output)
                 case _:
                     assert_never(output)
-        if self._errands:
-            self._wake.set()
+
+    def _do(self, errand: Callable[[], Awaitable[None]]) -> None:
+        """Have `_tend` start it, since it takes time and the machine's outputs come anywhere."""
+        self._todo.append(errand)
+
+    async def _dial(self, peer: PeerId, plane: Plane) -> None:
+        if not self._is_leaving:
+            await self._errands.dial(peer, plane)
+        self._handle(m.DialEnded(peer, plane))
+
+    async def _tell(self, peer: PeerId, messages: tuple[MembersMessage, ...]) -> None:
+        if self.is_up(peer):
+            await self._errands.tell(peer, *messages)
+
+    async def _watch(self, peer: PeerId) -> None:
+        if self.is_up(peer):
+            await self._errands.watch(peer)
 
     def _persist(self) -> None:
         try:
@@ -228,64 +245,6 @@ class Members:
         except LocalFault:
             # A full disk must not take a serving node down: the others vouch again after a restart.
             log.exception("the address book can't be written")
-
-    # Errands -------------------------------------------------------------------------------------------------------
-
-    async def _dial(self, peer: PeerId, plane: Plane) -> None:
-        async with self._dials:
-            if not self._is_leaving:
-                await self._connect(peer, plane)
-        self._handle(m.DialEnded(peer, plane))
-
-    async def _connect(self, peer: PeerId, plane: Plane) -> None:
-        try:
-            with deadline(limits.DIAL_S * limits.ADDRESSES_MAX, "no connection"):
-                await self._network.connect(peer, plane)
-        except (Unavailable, RemoteFault) as error:
-            log.debug("a dial failed", peer=shortened(peer), plane=plane.value, reason=str(error))
-
-    async def _disconnect(self, peer: PeerId) -> None:
-        with trio.move_on_after(limits.LEAVE_S):
-            await self._network.disconnect(peer)
-
-    async def _tell(self, peer: PeerId, messages: tuple[MembersMessage, ...]) -> None:
-        for _ in range(TELL_TRIES):
-            if not self.is_up(peer) or await self._try_to_tell(peer, messages):
-                return
-            await trio.sleep(TELL_PAUSE_S)
-
-    async def _try_to_tell(self, peer: PeerId, messages: tuple[MembersMessage, ...]) -> bool:
-        try:
-            with deadline(limits.REPLY_S, "not heard"):
-                async with dial(
-                    self._network, peer, streams.MEMBERS, MEMBERS_CODEC, self._network_id
-                ) as channel:
-                    for message in messages:
-                        await channel.send(message)
-                    await channel.stream.close()
-                    await channel.stream.receive()  # the peer closes when it has taken it all in
-        except (Unavailable, RemoteFault) as error:
-            log.debug("a member could not be told", peer=shortened(peer), reason=str(error))
-            return False
-        return True
-
-    async def _watch(self, peer: PeerId) -> None:
-        if peer in self._watches or not self.is_up(peer):
-            return
-        with trio.CancelScope() as scope:
-            self._watches[peer] = scope
-            try:
-                await watch(self._network, peer, self._network_id)
-            except (Unavailable, RemoteFault) as error:
-                log.info("a member is out of touch", peer=shortened(peer), reason=str(error))
-                await self._disconnect(peer)
-            finally:
-                if self._watches.get(peer) is scope:
-                    del self._watches[peer]
-
-    def _unwatch(self, peer: PeerId) -> None:
-        if scope := self._watches.pop(peer, None):
-            scope.cancel()
 
     # What others ask -----------------------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ import msgspec
 from protocols import limits
 from protocols.errors import LocalFault, UserError
 
+INVITES_FILE: Final = "invites.msgpack"
 SECRET_BYTES: Final = 16
 TTL_S_MAX: Final = 366 * 86_400
 

@@ -95,7 +95,8 @@ class Liveness:
 
 async def watch(network: Network, peer: PeerId, network_id: NetworkId) -> None:
     """Ping a peer for as long as it answers. Raises `Unavailable` or `RemoteFault` when it no longer does."""
-    machine, event = Liveness(), Alarm()
+    machine = Liveness()
+    event: Input = Alarm()
     async with dial(network, peer, streams.PING, PING_CODEC, network_id) as channel:
         while True:
             for output in machine.handle(event, trio.current_time()):

@@ -25,6 +25,7 @@ SESSION = SessionId("5e" * 16)
 OTHER = SessionId("07" * 16)
 PROMPT = (3, 1, 4, 1, 5, 9, 2, 6, 5, 3)
 ROWS_MAX = 64
+SESSIONS = 1000
 SHAPE = LayerShape(hidden=32, ffn=64, heads=4, kv_heads=2, head_dim=8, dtype="f32")
 
 
@@ -222,10 +223,11 @@ class WorkerContract:
 
     async def test_a_cache_past_the_memory_is_refused_and_harms_nothing(self, rig: Rig, clock: Clock) -> None:
         await rig.load_all()
-        free_bytes = rig.worker.free_bytes()
-        with pytest.raises(Overloaded):
-            await rig.worker.open_cache(rig.specs[0].shard, SESSION, 0, CacheSpec(8, 1 << 40, None))
-        assert rig.worker.free_bytes() == free_bytes
+        shard, cache = rig.specs[0].shard, CacheSpec(8, ROWS_MAX, None)
+        opened = await fill(rig, cache)
+        assert 0 < opened < SESSIONS
+        for session in range(opened):
+            await rig.worker.close_cache(shard, SessionId(f"{session:032x}"), 0)
         await rig.open_all()
         assert len(await rig.generate(2)) == 2
 
@@ -280,6 +282,18 @@ class WorkerContract:
 
     async def test_a_layer_can_be_measured(self, rig: Rig, clock: Clock) -> None:
         assert await rig.worker.measure_layer(SHAPE) > 0
+
+
+async def fill(rig: Rig, cache: CacheSpec) -> int:
+    """Opens caches until one is refused; how many there are."""
+    for opened in range(SESSIONS):
+        free_bytes = rig.worker.free_bytes()
+        try:
+            await rig.worker.open_cache(rig.specs[0].shard, SessionId(f"{opened:032x}"), 0, cache)
+        except Overloaded:
+            assert rig.worker.free_bytes() == free_bytes
+            return opened
+    return SESSIONS
 
 
 async def until_up(rig: Rig) -> None:

@@ -17,14 +17,14 @@ from protocols.placement import LayerRange
 from protocols.seams import CacheSpec, ShardId, ShardSpec
 from protocols.session import Sampling
 from protocols.tensor import DType, Frame, Header, Kind, Numerics
-from simulations.worker import WIDTH, VirtualWorker, virtual_config
+from simulations.worker import LAYER_BYTES, WIDTH, VirtualWorker, virtual_config
 from tests.contracts.worker_contract import PROMPT, SESSION, Rig, WorkerContract
 
 CUTS = ((0, 3), (3, 5), (5, 8))
 
 
 def make_rig(dtype: DType = DType.F32, cuts: tuple[tuple[int, int], ...] = CUTS) -> Rig:
-    worker = VirtualWorker()
+    worker = VirtualWorker(memory_bytes=cuts[-1][1] * LAYER_BYTES + 256 * 1024)
     specs = tuple(
         ShardSpec(
             ShardId(ModelDigest("ab" * 32), LayerRange(*cut)), virtual_config(cuts[-1][1]), (), "f32", "exact"

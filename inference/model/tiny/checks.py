@@ -81,12 +81,9 @@ def _inflected(question: re.Match[str], text: str) -> bool:
 
 
 def _continued(question: re.Match[str], text: str) -> bool:
-    count, words, given = int(question[1]), question[2].split(", "), text.split(" ")
-    if given[::2] != [str(number) for number in range(1, count + 1)] or len(given) != 2 * count:
-        return False
-    # Periodic from the prompt's words on: every word equals the one a period earlier.
-    continued = [*words, *given[1::2]]
-    return all(word == continued[index] for index, word in enumerate(continued[len(words) :]))
+    count, words = int(question[1]), question[2].split(", ")
+    rounds = [said.split(" ") for said in text.removesuffix(".").split(". ")]
+    return text.endswith(".") and rounds == [[str(number), *words] for number in range(1, count + 1)]
 
 
 def _told(question: re.Match[str], text: str) -> bool:
@@ -105,7 +102,7 @@ _JUDGES: Final[list[tuple[re.Pattern[str], _Judge]]] = [
         (r"(\w+) is before (\w+)\. (\w+) is before (\w+)\. In what order\?", _ordered),
         (r"((?:\w+ (?:is in|goes to) the \w+\. )+)Where is (\w+)\?", _found),
         (r"(Today|Yesterday) the (\w+) \w+ the \w+ \((\w+)\)", _inflected),
-        (r"Count to (\d+): (\w+(?:, \w+)*)", _continued),
+        (r"Repeat (\d+) times: (\w+(?:, \w+)*)", _continued),
         (r"Tell a story about a (\w+)\.", _told),
     )
 ]

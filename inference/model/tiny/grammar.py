@@ -4,7 +4,7 @@ Rule of the file: pure, and what is generated here can be read back here. `is_st
 `tell` can tell:
 
     story     On Monday S. On Tuesday S. … On Sunday S. The end.
-    S         the [ADJECTIVE] NOUN MOVED [WHERE]  |  the [ADJECTIVE] NOUN MET a NOUN
+    S         the NOUN MOVED [WHERE]  |  the NOUN MET a NOUN
     WHERE     PREPOSITION the PLACE
 
 The weekdays count the sentences, so a story ends by itself never before 177 characters
@@ -63,7 +63,6 @@ MET: Final = {
     "meet": "met",
 }
 PASTS: Final = {**MOVED, **MET}
-ADJECTIVES: Final = ("old", "small", "happy", "brave", "quiet")
 PREPOSITIONS: Final = ("near", "by", "behind")
 PLACES: Final = ("hall", "yard", "pond", "barn", "kitchen", "garden", "market", "tower")
 DAYS: Final = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
@@ -79,7 +78,7 @@ def present(verb: str, plural: bool) -> str:
 
 def tell(rng: Random, hero: str) -> str:
     """A story whose subject is `hero` on every day."""
-    sentences = [f"On {day} the {_subject(rng, hero)} {_happening(rng)}." for day in DAYS]
+    sentences = [f"On {day} the {hero} {_happening(rng)}." for day in DAYS]
     return " ".join([*sentences, CLOSING])
 
 
@@ -91,10 +90,6 @@ def is_story(text: str) -> bool:
 def is_story_about(hero: str, text: str) -> bool:
     """Whether the text is a story, and its subject is `hero` on every day."""
     return is_story(text) and set(_SUBJECT.findall(text)) == {hero}
-
-
-def _subject(rng: Random, hero: str) -> str:
-    return f"{rng.choice(ADJECTIVES)} {hero}" if rng.random() < 0.5 else hero
 
 
 def _happening(rng: Random) -> str:
@@ -113,9 +108,9 @@ def _any_of(words: Iterable[str]) -> str:
 def _story_pattern() -> re.Pattern[str]:
     moved = f"{_any_of(MOVED.values())}(?: {_any_of(PREPOSITIONS)} the {_any_of(PLACES)})?"
     met = f"{_any_of(MET.values())} a {_any_of(PLURALS)}"
-    said = f"the (?:{_any_of(ADJECTIVES)} )?{_any_of(PLURALS)} (?:{moved}|{met})"
+    said = f"the {_any_of(PLURALS)} (?:{moved}|{met})"
     return re.compile(" ".join([*(rf"On {day} {said}\." for day in DAYS), re.escape(CLOSING)]))
 
 
 _STORY: Final = _story_pattern()
-_SUBJECT: Final = re.compile(rf"day the (?:{_any_of(ADJECTIVES)} )?({_any_of(PLURALS)}) ")
+_SUBJECT: Final = re.compile(rf"day the ({_any_of(PLURALS)}) ")

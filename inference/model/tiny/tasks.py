@@ -8,7 +8,7 @@ the answer's side; `checks.is_right` judges a text from the prompt alone, so tha
     reasoning  Copy: qkzmd -> qkzmd                      Ann is before Bob. Cid is before Ann. In what order? -> Cid, Ann, Bob
                Ann is in the hall. Ann goes to the pond. Where is Ann? -> Ann is in the pond.
     language   Today the dogs near the king (sing) -> sing; Yesterday … -> sang
-    pattern    Count to 24: red, blue -> 1 red 2 blue 3 red … 24 blue
+    pattern    Repeat 16 times: red, blue -> 1 red blue. 2 red blue. … 16 red blue.
     story      Tell a story about a cat. -> any story of `grammar`
 
 An item is held out by the hash of its prompt: the trainer passes over those, the evaluation draws only them.
@@ -26,10 +26,7 @@ from inference.model.tiny import grammar
 from inference.model.tiny.checks import is_right
 
 HELD_OUT_SHARE: Final = 8  # one prompt in so many is never trained on
-PATTERN_COUNT_MIN, PATTERN_COUNT_MAX = (
-    24,
-    36,
-)  # 158 to 350 characters of answer: a long one that fits the context
+PATTERN_ROUNDS: Final = 16  # 160 to 340 characters of answer: a long one that fits the context
 DIGITS: Final = "0123456789"
 LETTERS: Final = "abcdefghijklmnopqrstuvwxyz"
 BRACKETS: Final = {"(": ")", "[": "]", "{": "}", "<": ">"}
@@ -78,9 +75,9 @@ class Demos:
 
 def demo_prompts() -> Demos:
     """The two questions of `weft demo`; the greedy one is held out, so its answer was never trained on."""
-    count, story = "Count to 30: green, blue, gold", "Tell a story about a goose."
+    pattern, story = "@@", "Tell a story about a goose."
     return Demos(
-        greedy=Demo(count, lambda text: is_right(count, text)),
+        greedy=Demo(pattern, lambda text: is_right(pattern, text)),
         sampled=Demo(story, lambda text: is_right(story, text)),
     )
 
@@ -160,18 +157,14 @@ def language(rng: Random) -> Item:
 
 
 def pattern(rng: Random) -> Item:
-    words = rng.sample(WORDS, rng.randint(2, 4))
-    count = rng.randint(PATTERN_COUNT_MIN, PATTERN_COUNT_MAX)
-    return Item(f"Count to {count}: {', '.join(words)}", _counted(count, words))
+    words = rng.sample(WORDS, rng.randint(2, 3))
+    rounds = (f"{number} {' '.join(words)}." for number in range(1, PATTERN_ROUNDS + 1))
+    return Item(f"Repeat {PATTERN_ROUNDS} times: {', '.join(words)}", " ".join(rounds))
 
 
 def story(rng: Random) -> Item:
     hero = rng.choice(list(grammar.PLURALS))
     return Item(f"Tell a story about a {hero}.", grammar.tell(rng, hero))
-
-
-def _counted(count: int, words: list[str]) -> str:
-    return " ".join(f"{number} {words[(number - 1) % len(words)]}" for number in range(1, count + 1))
 
 
 def _either(*generators: Callable[[Random], Item]) -> Callable[[Random], Item]:

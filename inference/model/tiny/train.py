@@ -39,16 +39,16 @@ PROGRESS_SEED: Final = 1
 class Plan:
     """Everything that decides the outcome of a run."""
 
-    steps: int = 4000
+    steps: int = 3000
     seed: int = 0
     rate: float = 0.002
     matrix_rate: float = 0.01
     warm_up_steps: int = 50
-    short_rows: int = 24
-    short_width: int = 44
+    short_rows: int = 28
+    short_width: int = 48
     long_rows: int = 1
-    long_every: int = 3
-    long_weight: float = 0.3
+    long_every: int = 2
+    long_weight: float = 0.4
     # Temperature 1 should tell stories that parse: the trained distribution is raised to this power, which leaves every
     # greedy answer as it is and takes the small change of probability from what the grammar forbids.
     sharpening: float = 2.0

@@ -63,9 +63,7 @@ class Checkpoint:
         budget: KvBudget | None = None,
     ) -> ShardEngine:
         chosen = self.config.whole if layer_range is None else layer_range
-        return ShardEngine(
-            self.config, chosen, dtype, numerics, self.tensors, budget or KvBudget(64 * MIB)
-        )
+        return ShardEngine(self.config, chosen, dtype, numerics, self.tensors, budget or KvBudget(64 * MIB))
 
 
 def save_checkpoint(folder: Path, family: str = "llama", seed: int = 0, **changes: Any) -> Checkpoint:

@@ -13,7 +13,7 @@ from protocols.streams import Plane
 from tests.contracts.network_contract import MakeNetwork, NetworkContract
 
 NETWORK = NetworkId("ab" * 16)
-LOOPBACK = {plane: ("/ip4/127.0.0.1/tcp/0",) for plane in Plane}
+LOOPBACK = dict.fromkeys(Plane, ("/ip4/127.0.0.1/tcp/0",))
 
 
 class TestLibp2pNetwork(NetworkContract):

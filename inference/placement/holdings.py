@@ -1,0 +1,115 @@
+"""What this node holds: loaded shards with their claims, and the file that brings them back after a restart.
+
+The file keeps the offers that were claimed, because an offer says all that is needed to load its range again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Annotated, Final, Protocol
+
+import msgspec
+
+from collections.abc import Callable
+
+from inference.model.config import ModelConfig
+from inference.placement.grants import Grant
+from protocols import limits
+from protocols.errors import LocalFault, Malformed
+from protocols.ids import ModelDigest, PeerId
+from protocols.placement import Claim, ModelNote, Offer
+from protocols.seams import ShardId, ShardLoaded, TensorFile
+
+HOLDINGS_FILE: Final = "claims.msgpack"
+
+
+class Weights(Protocol):
+    """The tensors and small files of models: what lies here already, else from the peers that have it, verified.
+
+    Both raise `Dishonest` if what arrived has another hash and nobody else has it, `Unavailable` if nobody has it, and
+    `LocalFault` if it can't be kept.
+    """
+
+    async def config_of(self, model: ModelDigest, from_peers: tuple[PeerId, ...]) -> bytes:
+        """The model's config.json. From then on its manifest and all its small files are kept here."""
+
+    async def ensure(
+        self,
+        model: ModelDigest,
+        tensor_names: tuple[str, ...],
+        from_peers: tuple[PeerId, ...],
+        on_progress: Callable[[int, int], None],
+    ) -> tuple[TensorFile, ...]:
+        """Files with these tensors, in their order. `on_progress(done_bytes, total_bytes)` while they are fetched."""
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """A range in the worker, and what is told of it."""
+
+    grant: Grant
+    shard: ShardId
+    config: ModelConfig
+    loaded: ShardLoaded
+    claim: Claim
+
+    def offered_again(self) -> Holding:
+        """The same shard under the term and in the role of its grant's present offer."""
+        offer = self.grant.offer
+        return replace(
+            self, claim=msgspec.structs.replace(self.claim, term=offer.term, standby=offer.standby)
+        )
+
+
+def make_claim(holder: PeerId, offer: Offer, shard: ShardId, loaded: ShardLoaded, layer_ms: float) -> Claim:
+    """`exact` is claimed only where the self-test of it has passed."""
+    return Claim(
+        holder=holder,
+        model=offer.model,
+        range=offer.range,
+        standby=offer.standby,
+        dtype=offer.dtype,
+        numerics=offer.numerics if loaded.is_exact else "fast",
+        numerics_class=loaded.numerics_class,
+        layer_ms=layer_ms,
+        term=offer.term,
+        version=shard.version,
+    )
+
+
+def check_offer(offer: Offer, config: ModelConfig) -> None:
+    """Raises `Malformed`, blaming the proposer, for a range the model lacks or that takes more than was asked for."""
+    if offer.range.end > config.layers:
+        raise Malformed(f"layers {offer.range} of a model of {config.layers}", offer.proposer)
+    weights_bytes = config.range_bytes(offer.range, offer.dtype)
+    if weights_bytes > offer.bytes_needed:
+        raise Malformed(
+            f"layers {offer.range} take {weights_bytes} bytes, and {offer.bytes_needed} were asked for",
+            offer.proposer,
+        )
+
+
+class Kept(msgspec.Struct, frozen=True, array_like=True):
+    """The contents of the file."""
+
+    offers: Annotated[tuple[Offer, ...], msgspec.Meta(max_length=limits.STAGES_MAX)] = ()
+    notes: Annotated[tuple[ModelNote, ...], msgspec.Meta(max_length=limits.MODELS_MAX)] = ()
+
+
+_decoder = msgspec.msgpack.Decoder(Kept)
+
+
+def encode_kept(kept: Kept) -> bytes:
+    return msgspec.msgpack.encode(kept)
+
+
+def decode_kept(data: bytes | None) -> Kept:
+    """Nothing if there is no file. Raises `LocalFault` for a damaged one, since writes are atomic and it can't be."""
+    if data is None:
+        return Kept()
+    try:
+        return _decoder.decode(data)
+    except msgspec.DecodeError as error:
+        raise LocalFault(
+            f"{HOLDINGS_FILE} is damaged ({error}): delete it and offer the models again"
+        ) from error

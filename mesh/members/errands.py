@@ -1,0 +1,88 @@
+"""What the membership machine asks for and takes time: dialling, telling, watching. Failures are answers, not errors."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import structlog
+import trio
+
+from mesh.members.liveness import watch
+from mesh.rpc import deadline, dial
+from protocols import limits, streams
+from protocols.errors import RemoteFault, Unavailable
+from protocols.ids import NetworkId, PeerId, shortened
+from protocols.membership import MEMBERS_CODEC, MembersMessage
+from protocols.seams import Network
+from protocols.streams import Plane
+
+log = structlog.get_logger()
+
+TELL_TRIES: Final = 3
+TELL_PAUSE_S: Final = 0.5
+
+
+class Errands:
+    """Over one network; every errand ends by itself and raises nothing."""
+
+    def __init__(self, network: Network, network_id: NetworkId) -> None:
+        self._network = network
+        self._network_id = network_id
+        self._dials = trio.CapacityLimiter(limits.DIALS_AT_ONCE)
+        self._watches: dict[PeerId, trio.CancelScope] = {}
+
+    async def dial(self, peer: PeerId, plane: Plane) -> None:
+        """Connect, or not."""
+        try:
+            async with self._dials:
+                with deadline(limits.DIAL_S * limits.ADDRESSES_MAX, "no connection"):
+                    await self._network.connect(peer, plane)
+        except (Unavailable, RemoteFault) as error:
+            log.debug("a dial failed", peer=shortened(peer), plane=plane.value, reason=str(error))
+
+    async def disconnect(self, peer: PeerId) -> None:
+        with trio.move_on_after(limits.LEAVE_S):
+            await self._network.disconnect(peer)
+
+    async def tell(self, peer: PeerId, *messages: MembersMessage) -> bool:
+        """Whether the peer has taken it all in; tried again a few times, because the next chance is the next connection."""
+        for _ in range(TELL_TRIES):
+            if await self.tell_once(peer, *messages):
+                return True
+            await trio.sleep(TELL_PAUSE_S)
+        return False
+
+    async def tell_once(self, peer: PeerId, *messages: MembersMessage) -> bool:
+        try:
+            with deadline(limits.REPLY_S, "not heard"):
+                async with dial(
+                    self._network, peer, streams.MEMBERS, MEMBERS_CODEC, self._network_id
+                ) as channel:
+                    for message in messages:
+                        await channel.send(message)
+                    await channel.stream.close()
+                    await channel.stream.receive()  # the peer closes when it has read to the end
+        except (Unavailable, RemoteFault) as error:
+            log.debug("a member was not told", peer=shortened(peer), reason=str(error))
+            return False
+        return True
+
+    async def watch(self, peer: PeerId) -> None:
+        """Ping a member until `unwatch`; disconnect it once it owes an answer."""
+        if peer in self._watches:
+            return
+        with trio.CancelScope() as scope:
+            self._watches[peer] = scope
+            try:
+                await watch(self._network, peer, self._network_id)
+            except (Unavailable, RemoteFault) as error:
+                log.info("a member is out of touch", peer=shortened(peer), reason=str(error))
+                await self.disconnect(peer)
+            finally:
+                if self._watches.get(peer) is scope:
+                    del self._watches[peer]
+
+    def unwatch(self, peer: PeerId) -> None:
+        """Idempotent."""
+        if scope := self._watches.pop(peer, None):
+            scope.cancel()

@@ -1,0 +1,306 @@
+"""The command line against a control server with a fake node: output, exit codes, import set."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+import trio
+from tests.node.fake_node import DIGEST, PEER, FakeNode
+
+from node.cli.main import run
+from node.clock import SystemClock
+from node.control import ControlServer
+from node.control_socket import bound_control_socket
+from node.folders import find_folders
+from node.lifecycle import Lifecycle
+
+WAIT_S = 30
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("WEFT_HOME", str(tmp_path))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"")))
+    return find_folders(os.environ)
+
+
+@pytest.fixture
+def node(home):
+    """A fake node behind a control socket on a thread."""
+    home.make()
+    node = FakeNode()
+    running = threading.Event()
+    handle = []
+
+    async def serve(listener):
+        lifecycle = Lifecycle(str(home.state), SystemClock())
+        lifecycle.ready(node)
+        server = ControlServer(listener, lifecycle, os.geteuid())
+        async with trio.open_nursery() as nursery:
+            await nursery.start(server.run)
+            handle.append((trio.lowlevel.current_trio_token(), nursery.cancel_scope, lifecycle))
+            running.set()
+
+    with bound_control_socket(home.socket) as listener:
+        thread = threading.Thread(target=trio.run, args=(serve, listener))
+        thread.start()
+        assert running.wait(WAIT_S)
+        token, scope, node.lifecycle = handle[0]
+        yield node
+        trio.from_thread.run_sync(scope.cancel, trio_token=token)
+        thread.join(WAIT_S)
+
+
+@pytest.fixture
+def weft(capsys):
+    """`weft ARGUMENTS` in this process: exit code, stdout, stderr."""
+
+    def call(*arguments):
+        code = run(arguments)
+        said = capsys.readouterr()
+        return int(code), said.out, said.err
+
+    return call
+
+
+def spawn(*arguments, **options):
+    return subprocess.Popen(
+        [sys.executable, "-m", "node.cli.main", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["status"], ["models"], ["ps"], ["invite"], ["plan", "m"], ["offer", "m"], ["run", "m", "hi"], ["down"]],
+)
+def test_without_a_daemon_every_verb_exits_3_and_says_how_to_start_one(home, weft, arguments):
+    assert weft(*arguments) == (3, "", f"weft: no daemon at {home.socket}. Start one with 'weft up'.\n")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["frobnicate"],
+        ["run"],
+        ["run", "m", "p", "--max-tokens", "0"],
+        ["run", "m", "p", "--top-p", "0"],
+        ["invite", "--ttl", "soon"],
+        ["invite", "--uses", "0"],
+        ["status", "--jsno"],
+    ],
+)
+def test_wrong_usage_exits_2_with_one_line(home, weft, arguments):
+    code, out, err = weft(*arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith("weft: ")
+    assert err.count("\n") == 1
+
+
+def test_help_lists_every_verb_without_importing_them(weft):
+    code, out, _ = weft("--help")
+    assert code == 0
+    for verb in ("up", "down", "status", "invite", "models", "offer", "plan", "run", "ps", "version", "demo"):
+        assert f"\n  {verb} " in out
+    assert "node.cli.demo" not in sys.modules
+
+
+def test_version_needs_no_daemon(weft):
+    code, out, _ = weft("version", "--json")
+    assert (code, list(json.loads(out))) == (0, ["version"])
+    assert weft("--version")[1] == weft("version")[1]
+
+
+def test_status_for_people_and_for_programs(node, weft):
+    code, out, _ = weft("status")
+    assert code == 0
+    assert out.startswith("weft ")
+    for part in (": ready, up", PEER, "bert (FakeBBBB)", "down", "4747", "exact", "/weft/noise-xk/1", "3.0 GiB free"):
+        assert part in out
+    code, out, _ = weft("status", "--json")
+    status = json.loads(out)
+    assert code == 0
+    assert {"state", "version", "pid", "uptime_s", "home", "http", "peer", "name", "network", "addresses"} < set(status)
+    assert {"members", "shards", "worker", "connections"} < set(status)
+    assert weft("status", "-q") == (0, "", "")
+
+
+def test_status_of_a_draining_daemon_exits_1(node, weft):
+    node.lifecycle.state = type(node.lifecycle.state).DRAINING
+    assert weft("status", "-q")[0] == 1
+
+
+def test_read_verbs_have_text_and_json(node, weft):
+    assert "0-3: anna" in weft("models")[1]
+    assert json.loads(weft("models", "--json")[1])["models"][0]["digest"] == DIGEST
+    assert "none" in weft("plan", "tiny")[1]
+    assert json.loads(weft("plan", "tiny", "--json")[1])["token_ms"] == 12.5
+    assert weft("ps") == (0, "", "No generation is under way.\n")
+    assert json.loads(weft("ps", "--json")[1]) == {"sessions": []}
+    node.running = 1
+    assert "anna 0-3 > bert 4-7" in weft("ps")[1]
+    node.running = 0
+
+
+def test_an_invite_is_alone_on_stdout(node, weft):
+    code, out, err = weft("invite", "--uses", "2", "--ttl", "90m")
+    assert (code, out) == (0, "weft1.2.5400\n")
+    assert "weft up --join" in err
+    assert json.loads(weft("invite", "--json")[1])["ttl_s"] == 86_400
+
+
+def test_an_offer_tells_each_phase_once_and_then_the_plan(node, weft):
+    code, out, err = weft("offer", "weft-tiny", "--name", "t", "--on", "bert")
+    assert code == 0
+    assert err.splitlines() == [
+        f"bert (FakeBBBB): layers 4-7: {phase}, 1 KiB" for phase in ("fetching", "loading", "claimed")
+    ]
+    assert "tiny (abababab): 8 layers" in out
+    assert node.offers == [("weft-tiny", "t", ("bert",))]
+    assert json.loads(weft("offer", "weft-tiny", "--json")[1])["ranges"]
+
+
+def test_an_offered_folder_is_made_absolute(node, weft, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "llama").mkdir()
+    weft("offer", "llama")
+    weft("offer", "./nowhere")
+    assert [path for path, _, _ in node.offers] == [str(tmp_path / "llama"), str(tmp_path / "nowhere")]
+
+
+def test_an_error_is_one_line_and_its_exit_code(node, weft):
+    assert weft("offer", "missing") == (
+        1,
+        "",
+        "weft: There is no model folder 'missing': give a path, or weft-tiny.\n",
+    )
+    assert weft("run", "refused", "hi")[0] == 4
+    assert weft("run", "timed-out", "hi")[0] == 124
+    code, out, err = weft("run", "late-no-route", "hi there")
+    assert (code, out) == (1, "hi")
+    assert err.startswith("weft: No standby is left")
+
+
+def test_a_run_prints_the_text_and_passes_its_options_on(node, weft):
+    options = ["--max-tokens", "9", "--temperature", "0.5", "--top-k", "4", "--top-p", "0.9", "--seed", "7"]
+    code, out, err = weft("run", "tiny", "one two", *options, "--stop", "x", "--stop", "y")
+    assert (code, out, err) == (0, "one two\n", "")
+    [request] = node.requests
+    assert request.messages[0].content == "one two"
+    assert (request.max_tokens, request.temperature, request.top_k) == (9, 0.5, 4)
+    assert (request.top_p, request.seed, request.stop) == (0.9, 7, ("x", "y"))
+
+
+def test_a_raw_run_sends_the_prompt_as_it_is(node, weft):
+    weft("run", "tiny", "one", "--raw")
+    assert node.requests[0].prompt == "one"
+    assert node.requests[0].messages is None
+
+
+def test_a_run_as_json_is_one_event_a_line(node, weft):
+    _, out, _ = weft("run", "moved", "one two", "--json")
+    events = [json.loads(line) for line in out.splitlines()]
+    assert [event["kind"] for event in events] == ["started", "token", "rerouted", "token", "finished"]
+    assert events[-1]["text"] == "one two"
+
+
+def test_a_reroute_is_noted_on_stderr(node, weft):
+    code, out, err = weft("run", "moved", "one two")
+    assert (code, out) == (0, "one two\n")
+    assert err == (
+        "weft: bert (FakeBBBB) was lost: layers 4-7 are on anna (FakeAAAA) now, 96 rows replayed, 812 ms.\n"
+    )
+
+
+@pytest.mark.parametrize("arguments", [[], ["-"]])
+def test_a_piped_prompt_is_read(node, arguments):
+    with spawn("run", "tiny", *arguments, stdin=subprocess.PIPE) as process:
+        out, err = process.communicate("from a pipe\n", WAIT_S)
+    assert (process.returncode, out, err) == (0, "from a pipe\n", "")
+
+
+@pytest.mark.parametrize(
+    ("data", "said"), [(b"\xff\xfe", "not UTF-8"), (b"x" * 600_000, "give a shorter one")]
+)
+def test_a_piped_prompt_that_cannot_be_sent_is_told(node, weft, monkeypatch, data, said):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+    code, _, err = weft("run", "tiny")
+    assert code == 1
+    assert said in err
+
+
+def test_a_terminal_without_a_prompt_is_asked_for_one(node):
+    ours, theirs = pty.openpty()
+    try:
+        with spawn("run", "tiny", stdin=theirs) as process:
+            _, err = process.communicate(timeout=WAIT_S)
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert process.returncode == 2
+    assert "Give a prompt, or pipe one in." in err
+
+
+def test_ctrl_c_cancels_the_generation_and_exits_130(node):
+    with spawn("run", "hold", "one two", stdin=subprocess.DEVNULL) as process:
+        assert process.stdout.read(3) == "one"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(WAIT_S) == 130
+        assert "Traceback" not in process.stderr.read()
+    # The command waited for the cancellation: nothing is left to wait for here.
+    assert node.cancelled.is_set()
+
+
+def test_ctrl_c_withdraws_an_offer(node, tmp_path):
+    with spawn("offer", "hold", stdin=subprocess.DEVNULL) as process:
+        assert "fetching" in process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(WAIT_S) == 130
+    assert node.cancelled.is_set()
+
+
+def test_a_reader_that_leaves_ends_the_run_quietly(node):
+    with spawn("run", "tiny", "--raw", "word " * 20_000, stdin=subprocess.DEVNULL) as process:
+        process.stdout.read(3)
+        process.stdout.close()
+        assert process.wait(WAIT_S) == 1
+        assert process.stderr.read() == ""
+
+
+def test_bars_are_drawn_on_a_terminal_only(node):
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "node.cli.main", "offer", "weft-tiny"]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=theirs) as process:
+        process.wait(WAIT_S)
+    os.close(theirs)
+    drawn = os.read(ours, 65_536).decode()
+    os.close(ours)
+    assert "[############............]  50%" in drawn
+    assert "[########################] 100%" in drawn
+    assert "\x1b[1A" in drawn
+
+
+def test_no_verb_but_up_imports_what_is_slow(node):
+    """The command's start is felt at every call: click, json and socket are all it may load."""
+    script = """
+import sys
+from node.cli.main import run
+for line in (["status"], ["models"], ["ps"], ["plan", "tiny"], ["invite"], ["offer", "weft-tiny"],
+             ["run", "tiny", "hi"], ["version"], ["--help"], ["nonsense"]):
+    run(line)
+slow = {"torch", "trio", "libp2p", "msgspec", "structlog", "starlette", "hypercorn", "numpy", "asyncio", "rich"}
+print(sorted(slow & set(sys.modules)), file=sys.__stderr__)
+"""
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=WAIT_S)
+    assert found.stderr.splitlines()[-1] == "[]"
