@@ -57,7 +57,7 @@ ROWS_RESERVED_MAX: Final = (
     4096  # of KV, planned with every range: one session of that length, or several short ones
 )
 PLAN_ROUNDS_MAX: Final = 8  # plans per offer; each round leaves out or caps at least one node
-RELOADS_MAX: Final = 3  # of a shard in a row before it is given up as what kills the worker
+RELOADS_MAX: Final = 5  # of a shard in a row before it is given up as what kills the worker
 
 # Deadlines -----------------------------------------------------------------------------------------------------------
 HANDSHAKE_S: Final = 5.0

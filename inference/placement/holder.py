@@ -49,6 +49,7 @@ from protocols.placement import (
     Capacity,
     Claim,
     Declined,
+    Granted,
     LayerRange,
     LayerShape,
     LoadFailed,
@@ -98,6 +99,7 @@ class Holder:
         self._loading = trio.Lock()  # fair, so that primaries, which are offered first, come first
         self._stops: dict[Grant, trio.CancelScope] = {}
         self._unloaded: deque[Grant] = deque()  # claimed ones that are to be loaded again
+        self._outdated: list[Holding] = []  # replaced by the same range in another dtype
         self._failures: Counter[Grant] = Counter()
         self._wake = trio.Event()
         self._versions = count()
@@ -117,9 +119,12 @@ class Holder:
         return tuple(holding.claim for holding in self.holdings.values())
 
     def keep(self) -> None:
-        """Write what is claimed and named, for the next run."""
+        """Write what is claimed and named, for the next run. A full disk costs that, and not what is served now."""
         offers = tuple(grant.offer for grant in self.grants if grant.is_claimed)
-        self._disk.write(HOLDINGS_FILE, encode_kept(Kept(offers, tuple(self.notes.values()))))
+        try:
+            self._disk.write(HOLDINGS_FILE, encode_kept(Kept(offers, tuple(self.notes.values()))))
+        except LocalFault as error:
+            log.error("what is held will not come back after a restart", reason=str(error))
 
     # Answers ---------------------------------------------------------------------------------------------------------
 
@@ -150,6 +155,7 @@ class Holder:
             finally:
                 if not verdict.grant.is_claimed:
                     self.grants.drop(verdict.grant)
+            await self._let_go_of_outdated()
 
     async def release(self, release: Release, proposer: PeerId) -> None:
         """Withdraw the claim at once, unload when its sessions have ended. Idempotent."""
@@ -171,7 +177,7 @@ class Holder:
             return
         self.holdings[key] = self.holdings[key].offered_again()
         self._changed()
-        await channel.send(self.grants_reply(grant))
+        await channel.send(Granted(grant.offer.term))
         await channel.send(self.holdings[key].claim)
 
     # Loading ---------------------------------------------------------------------------------------------------------
@@ -191,7 +197,9 @@ class Holder:
                 try:
                     answer = (await self._load(grant, progress.tell)).claim
                 except (RemoteFault, Unavailable, UserError, LocalFault) as error:
-                    log.warning("a granted range was not loaded", range=str(grant.offer.range), reason=str(error))
+                    log.warning(
+                        "a granted range was not loaded", range=str(grant.offer.range), reason=str(error)
+                    )
                     answer = LoadFailed(str(error)[:REASON_LENGTH_MAX])
                 finally:
                     self._stops.pop(grant, None)
@@ -220,22 +228,31 @@ class Holder:
             if self.grants.claim(grant, loaded.resident_bytes, trio.current_time()) is None:
                 await self._unload(shard)
                 raise Unavailable("the grant was gone before its range was loaded")
-            replaced = self.holdings.get((offer.model, offer.range))
-            self.holdings[offer.model, offer.range] = holding
-            self._changed()
-        if replaced is not None:
-            await self._let_go(replaced)
+            self._hold(holding)
         return holding
 
+    def _hold(self, holding: Holding) -> None:
+        key = (holding.shard.model, holding.shard.range)
+        if key in self.holdings:
+            self._outdated.append(self.holdings[key])
+        self.holdings[key] = holding
+        self._changed()
+
+    async def _let_go_of_outdated(self) -> None:
+        """Outside of any lease: their sessions may take their time."""
+        while self._outdated:
+            await self._let_go(self._outdated.pop())
+
     async def _load_shard(self, spec: ShardSpec, on_progress: Callable[[int, int], None]) -> ShardLoaded:
+        loaded: ShardLoaded | None = None
         try:
             with deadline(limits.LOAD_S, "the range was not loaded"):
-                return await self._worker.load(spec, on_progress)
-        except BaseException:
-            # Half a shard would lie in the worker for ever.
-            with trio.move_on_after(limits.REPLY_S, shield=True):
-                await self._unload(spec.shard)
-            raise
+                loaded = await self._worker.load(spec, on_progress)
+        finally:
+            if loaded is None:  # half a shard would lie in the worker for ever
+                with trio.move_on_after(limits.REPLY_S, shield=True):
+                    await self._unload(spec.shard)
+        return loaded
 
     async def _measure(self, shape: LayerShape) -> float:
         if shape not in self._layer_ms:
@@ -295,13 +312,19 @@ class Holder:
     async def _failed_again(self, grant: Grant, error: Exception) -> None:
         self._failures[grant] += 1
         failures = self._failures[grant]
-        log.warning("a held range was not loaded", range=str(grant.offer.range), reason=str(error), tries=failures)
+        log.warning(
+            "a held range was not loaded", range=str(grant.offer.range), reason=str(error), tries=failures
+        )
         # Peers that are away come back; a worker that dies of these weights, or weights that are wrong, do not mend.
-        if failures > limits.RELOADS_MAX and (isinstance(error, WorkerDied) or not isinstance(error, Unavailable)):
+        if failures > limits.RELOADS_MAX and (
+            isinstance(error, WorkerDied) or not isinstance(error, Unavailable)
+        ):
             del self._failures[grant]
             self.grants.drop(grant)
             self.keep()
-            log.error("a range was given up", model=shortened(grant.offer.model), range=str(grant.offer.range))
+            log.error(
+                "a range was given up", model=shortened(grant.offer.model), range=str(grant.offer.range)
+            )
             return
         self._unloaded.append(grant)
         await trio.sleep(min(RELOAD_WAIT_S * 2 ** (failures - 1), RELOAD_WAIT_S_MAX))

@@ -5,12 +5,11 @@ The file keeps the offers that were claimed, because an offer says all that is n
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Annotated, Final, Protocol
 
 import msgspec
-
-from collections.abc import Callable
 
 from inference.model.config import ModelConfig
 from inference.placement.grants import Grant

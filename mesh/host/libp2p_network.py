@@ -11,13 +11,13 @@ from typing import Final
 import trio
 from libp2p.exceptions import BaseLibp2pError
 
+from mesh.feed import Feed
 from mesh.host import negotiation
 from mesh.host.admission import Admission
 from mesh.host.connections import Connection, Connections
 from mesh.host.guard import Guard
 from mesh.host.loopback import LoopbackStream, loopback_pair
 from mesh.host.noise_xk import NoiseXk
-from mesh.host.peer_events import PeerEvents
 from mesh.host.plane import PlaneHost
 from mesh.host.quiet import silence_libp2p
 from mesh.host.stream import MuxedStream
@@ -70,9 +70,9 @@ class Libp2pNetwork:
         self._admission = Admission()
         self._acquaintances: dict[PeerId, _Acquaintance] = {}
         self._handlers: dict[str, tuple[StreamKind, StreamHandler]] = {}
-        self._events = PeerEvents()
+        self._events: Feed[PeerEvent] = Feed()
         self._guard = Guard(BaseLibp2pError)
-        self._connections = Connections(identity.peer, self._events.publish, self._end, self._start_retiring)
+        self._connections = Connections(identity.peer, self._events.tell, self._end, self._start_retiring)
         self._hosts = {plane: self._make_host(plane, network_id) for plane in Plane}
         self._nursery: trio.Nursery | None = None
 
@@ -81,9 +81,18 @@ class Libp2pNetwork:
             self._identity,
             network_id,
             static_of=self._static_of,
-            is_welcome=lambda peer: self._admission.may_connect(peer, plane),
+            is_welcome=partial(self._is_welcome, plane),
         )
         return PlaneHost(plane, self._identity, xk, self._guard, self._adopt, self._serve)
+
+    def _is_welcome(self, plane: Plane, peer: PeerId) -> bool:
+        """Asked at the end of a handshake: members, and so many strangers that members always find room."""
+        if self._admission.is_member(peer):
+            return True
+        strangers = sum(
+            each.plane is plane and not self._admission.is_member(each.peer) for each in self._connections
+        )
+        return self._admission.may_connect(peer, plane) and strangers < limits.HALF_OPEN_MAX
 
     # What others may know --------------------------------------------------------------------------------------------
 
@@ -272,17 +281,25 @@ class Libp2pNetwork:
     @asynccontextmanager
     async def run(self) -> AsyncIterator[None]:
         """Once. Raises `UserError` for an address that cannot be listened on."""
-        async with AsyncExitStack() as stack:
+        async with AsyncExitStack() as sockets:
             for plane, host in self._hosts.items():
-                await stack.enter_async_context(host.run(self._listen[plane], self._options[plane]))
-            async with trio.open_nursery() as self._nursery:
-                try:
-                    yield
-                finally:
-                    for connection in self._connections:
-                        self._end(connection)
-                    self._events.end()
-                    self._nursery.cancel_scope.cancel()
+                sockets.push_async_callback(host.let_go)
+                await host.bind(self._listen[plane], self._options[plane])
+            async with AsyncExitStack() as hosts:
+                for host in self._hosts.values():
+                    await hosts.enter_async_context(host.run())
+                async with trio.open_nursery() as self._nursery:
+                    try:
+                        yield
+                    finally:
+                        self._stop()
+
+    def _stop(self) -> None:
+        for connection in self._connections:
+            self._end(connection)
+        self._events.close()
+        if self._nursery is not None:
+            self._nursery.cancel_scope.cancel()
 
 
 async def _let_go(connection: Connection) -> None:

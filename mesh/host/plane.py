@@ -76,20 +76,27 @@ class PlaneHost:
         self._report = adopt
         self._handle = serve
         self._half_open = 0
+        self._listeners: list[trio.SocketListener] = []
         self.addresses: tuple[str, ...] = ()
 
+    async def bind(self, listen: Sequence[str], option: str) -> None:
+        """Take the sockets, after which `addresses` are known; whoever dials now waits for `run`.
+
+        Raises `UserError` for an address that cannot be listened on, which names `option`.
+        """
+        self._listeners = await listening.bind(listen, option)
+        self.addresses = listening.reachable_at(self._listeners)
+
+    async def let_go(self) -> None:
+        await listening.close_all(self._listeners)
+
     @asynccontextmanager
-    async def run(self, listen: Sequence[str], option: str) -> AsyncIterator[None]:
-        """Listen while the context is open. Raises `UserError` for an address that cannot be listened on."""
-        listeners = await listening.bind(listen, option)
-        try:
-            self.addresses = listening.reachable_at(listeners)
-            async with background_trio_service(self._swarm), trio.open_nursery() as nursery:
-                nursery.start_soon(trio.serve_listeners, self._accept, listeners)
-                yield
-                nursery.cancel_scope.cancel()
-        finally:
-            await listening.close_all(listeners)
+    async def run(self) -> AsyncIterator[None]:
+        """Accept and dial while the context is open."""
+        async with background_trio_service(self._swarm), trio.open_nursery() as nursery:
+            nursery.start_soon(trio.serve_listeners, self._accept, self._listeners)
+            yield
+            nursery.cancel_scope.cancel()
 
     async def dial(self, peer: PeerId, address: str) -> None:
         """One address, one attempt, no memory of failures. Raises `Unavailable` or `Unauthenticated`."""

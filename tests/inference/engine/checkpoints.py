@@ -92,6 +92,7 @@ def frame(
     position: int,
     tokens: Sequence[int],
     body: bytes | bytearray | memoryview = b"",
+    /,
     *,
     sample: bool = True,
     **changes: Any,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,7 +20,7 @@ def test_blocks_follow_each_other_and_cover_the_padded_rows(plan: RowPlan, rows:
     blocks = plan.blocks(rows)
     assert blocks[0].start == 0
     assert blocks[-1].stop == plan.padded(rows) >= rows
-    assert all(before.stop == after.start for before, after in zip(blocks, blocks[1:], strict=False))
+    assert all(before.stop == after.start for before, after in itertools.pairwise(blocks))
     assert all(block.start < rows for block in blocks)
 
 
@@ -81,4 +83,4 @@ def test_fast_spans_cover_the_frame_in_pieces_of_a_bounded_mask(position: int, r
     assert spans[0][0] == position
     assert spans[-1][1] == position + rows
     assert all(0 < end - start <= CHUNK for start, end in spans)
-    assert all(before[1] == after[0] for before, after in zip(spans, spans[1:], strict=False))
+    assert all(before[1] == after[0] for before, after in itertools.pairwise(spans))

@@ -85,7 +85,7 @@ def assert_equal(found: list[torch.Tensor], expected: list[torch.Tensor]) -> Non
 
 @pytest.mark.parametrize("dtype", ["bf16", "f32"])
 @pytest.mark.parametrize("family", ["llama", "qwen3"])
-@settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data(), shape=shapes(), draw=st.sampled_from(DRAWS))
 def test_replay_in_any_frames_over_any_shards_gives_the_bits_of_decoding(
     family: str, dtype: str, data: st.DataObject, shape: dict[str, Any], draw: Sampling

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from inference.sessions import events as e
 from protocols import limits
 from protocols.errors import NoRoute
 from protocols.session import Sampling
 from tests.inference.sessions.ring import generate, open_ring, order
-
-pytestmark = pytest.mark.usefixtures("autojump_clock")
 
 
 async def unbroken(wanted: e.Order) -> list[int]:
@@ -23,7 +22,7 @@ async def unbroken(wanted: e.Order) -> list[int]:
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5])
-async def test_a_ring_of_any_size_says_what_one_node_says(size: int) -> None:
+async def test_a_ring_of_any_size_says_what_one_node_says(autojump_clock: MockClock, size: int) -> None:
     async with open_ring(size) as ring:
         run = await generate(ring, order())
     assert run.tokens == await unbroken(order())
@@ -31,7 +30,7 @@ async def test_a_ring_of_any_size_says_what_one_node_says(size: int) -> None:
     assert run.reason == "length"
 
 
-async def test_a_prompt_longer_than_a_chunk_and_all_credits_arrives_whole() -> None:
+async def test_a_prompt_longer_than_a_chunk_and_all_credits_arrives_whole(autojump_clock: MockClock) -> None:
     wanted = order(tokens=5, prompt=limits.PREFILL_CHUNK_ROWS * (limits.CREDITS_PER_SESSION + 3) + 17)
     async with open_ring(3) as ring:
         run = await generate(ring, wanted)
@@ -41,7 +40,9 @@ async def test_a_prompt_longer_than_a_chunk_and_all_credits_arrives_whole() -> N
 @pytest.mark.parametrize("index", [1, 2])
 @pytest.mark.parametrize("at", [1, 2, 17, 39])
 @pytest.mark.parametrize("is_exact", [True, False])
-async def test_a_killed_stage_costs_no_token(index: int, at: int, *, is_exact: bool) -> None:
+async def test_a_killed_stage_costs_no_token(
+    autojump_clock: MockClock, index: int, at: int, *, is_exact: bool
+) -> None:
     sampling = Sampling(temperature=1.0, seed=99)
     async with open_ring(3, is_exact=is_exact) as ring:
         faults: dict[int, object] = {at: lambda: ring.kill(ring.nodes[index])}
@@ -52,7 +53,7 @@ async def test_a_killed_stage_costs_no_token(index: int, at: int, *, is_exact: b
     assert max(run.gaps_s) < 3.0
 
 
-async def test_only_the_lost_range_is_replayed() -> None:
+async def test_only_the_lost_range_is_replayed(autojump_clock: MockClock) -> None:
     async with open_ring(3) as ring:
         run = await generate(ring, order(), {10: lambda: ring.kill(ring.nodes[1])})
         (recovery,) = run.recoveries
@@ -61,14 +62,14 @@ async def test_only_the_lost_range_is_replayed() -> None:
         assert recovery.replayed_rows == 20 + 10 - 1
 
 
-async def test_a_first_stage_elsewhere_is_rebuilt_from_tokens_alone() -> None:
+async def test_a_first_stage_elsewhere_is_rebuilt_from_tokens_alone(autojump_clock: MockClock) -> None:
     async with open_ring(3, entry=2) as ring:
         run = await generate(ring, order(), {12: lambda: ring.kill(ring.nodes[0])})
     assert run.tokens == await unbroken(order())
     assert run.recoveries[0].range == ring.ranges[0]
 
 
-async def test_two_stages_lost_one_after_the_other_cost_no_token() -> None:
+async def test_two_stages_lost_one_after_the_other_cost_no_token(autojump_clock: MockClock) -> None:
     async with open_ring(5) as ring:
         faults: dict[int, object] = {
             8: lambda: ring.kill(ring.nodes[2]),
@@ -80,7 +81,7 @@ async def test_two_stages_lost_one_after_the_other_cost_no_token() -> None:
     assert len(run.recoveries) == 2
 
 
-async def test_two_neighbouring_stages_lost_at_once_cost_no_token() -> None:
+async def test_two_neighbouring_stages_lost_at_once_cost_no_token(autojump_clock: MockClock) -> None:
     def both() -> None:
         ring.kill(ring.nodes[2])
         ring.kill(ring.nodes[4])
@@ -91,14 +92,16 @@ async def test_two_neighbouring_stages_lost_at_once_cost_no_token() -> None:
     assert run.tokens == await unbroken(order())
 
 
-async def test_a_silent_stage_is_given_up_within_seconds() -> None:
+async def test_a_silent_stage_is_given_up_within_seconds(autojump_clock: MockClock) -> None:
     async with open_ring(3) as ring:
         run = await generate(ring, order(), {10: lambda: ring.world.silence(ring.nodes[1].peer)})
     assert run.tokens == await unbroken(order())
     assert 1.0 <= max(run.gaps_s) < 3.0
 
 
-async def test_a_worker_that_hangs_is_given_up_and_one_that_crashes_at_once() -> None:
+async def test_a_worker_that_hangs_is_given_up_and_one_that_crashes_at_once(
+    autojump_clock: MockClock,
+) -> None:
     async with open_ring(3) as ring:
         run = await generate(ring, order(), {10: ring.nodes[1].worker.hang})
     assert run.tokens == await unbroken(order())
@@ -109,7 +112,9 @@ async def test_a_worker_that_hangs_is_given_up_and_one_that_crashes_at_once() ->
     assert max(run.gaps_s) < 1.0
 
 
-async def test_without_a_standby_the_request_ends_with_a_sentence_and_the_node_goes_on() -> None:
+async def test_without_a_standby_the_request_ends_with_a_sentence_and_the_node_goes_on(
+    autojump_clock: MockClock,
+) -> None:
     async with open_ring(3, standbys=False) as ring:
         run = await generate(ring, order(), {10: lambda: ring.kill(ring.nodes[1])})
         assert isinstance(run.error, NoRoute)
@@ -120,7 +125,7 @@ async def test_without_a_standby_the_request_ends_with_a_sentence_and_the_node_g
         assert not ring.nodes[0].entry.running
 
 
-async def test_leaving_early_frees_everything_on_every_hop() -> None:
+async def test_leaving_early_frees_everything_on_every_hop(autojump_clock: MockClock) -> None:
     async with open_ring(3) as ring:
         async with ring.nodes[0].entry.generate(order(), ring.claims(), ring.replace) as happenings:
             async for event in happenings:
@@ -130,14 +135,14 @@ async def test_leaving_early_frees_everything_on_every_hop() -> None:
         assert ring.is_clean
 
 
-async def test_a_finished_session_leaves_nothing_behind() -> None:
+async def test_a_finished_session_leaves_nothing_behind(autojump_clock: MockClock) -> None:
     async with open_ring(3) as ring:
         await generate(ring, order())
         await trio.sleep(2)
         assert ring.is_clean
 
 
-async def test_an_entry_that_dies_frees_its_sessions_elsewhere() -> None:
+async def test_an_entry_that_dies_frees_its_sessions_elsewhere(autojump_clock: MockClock) -> None:
     async with open_ring(3) as ring, trio.open_nursery() as nursery:
         nursery.start_soon(generate, ring, order(tokens=4000))
         await trio.sleep(1)
@@ -149,7 +154,7 @@ async def test_an_entry_that_dies_frees_its_sessions_elsewhere() -> None:
         nursery.cancel_scope.cancel()
 
 
-async def test_sessions_side_by_side_do_not_mix() -> None:
+async def test_sessions_side_by_side_do_not_mix(autojump_clock: MockClock) -> None:
     results: dict[int, list[int]] = {}
 
     async def one(number: int) -> None:
