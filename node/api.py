@@ -94,7 +94,10 @@ class Rerouted(msgspec.Struct, frozen=True, tag_field="kind", tag="rerouted"):
 
 
 class Finished(msgspec.Struct, frozen=True, tag_field="kind", tag="finished"):
-    """The last event. `text` is the whole answer, equal to the tokens' texts put together."""
+    """The last event. `text` is the whole answer, equal to the tokens' texts and `tail` put together.
+
+    `tail` was held back because it might have become a stop string.
+    """
 
     reason: Literal["stop", "length", "cancelled"]
     prompt_tokens: int
@@ -102,6 +105,7 @@ class Finished(msgspec.Struct, frozen=True, tag_field="kind", tag="finished"):
     ttft_ms: float
     tokens_per_s: float
     text: str
+    tail: str = ""
 
 
 GenerateEvent = Started | Token | Rerouted | Finished

@@ -10,33 +10,30 @@ import logging
 from typing import Final, TextIO
 
 import structlog
-from structlog.typing import EventDict, WrappedLogger
+from structlog.typing import EventDict, Processor, WrappedLogger
 
 from protocols.ids import shortened
 
 _ID_KEYS: Final = ("peer", "session", "model", "network")
 _QUIET: Final = ("libp2p", "hypercorn", "multiaddr", "asyncio", "trio")  # only their warnings
+_SHARED: Final[tuple[Processor, ...]] = (
+    structlog.contextvars.merge_contextvars,
+    structlog.stdlib.add_logger_name,
+    structlog.stdlib.add_log_level,
+    structlog.processors.TimeStamper(fmt="iso", utc=True, key="ts"),
+)
 
 
 def configure_logging(level: str, stream: TextIO) -> None:
     """Send everything from `level` on to `stream`."""
-    is_for_people = stream.isatty()
-    shared: list[structlog.typing.Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_logger_name,
-        structlog.stdlib.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True, key="ts"),
-    ]
-    renderers: list[structlog.typing.Processor]
-    if is_for_people:
-        renderers = [_shorten_ids, structlog.dev.ConsoleRenderer(timestamp_key="ts")]
-    else:
-        renderers = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     handler = logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderers],
+            foreign_pre_chain=_SHARED,
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                *_renderers(is_for_people=stream.isatty()),
+            ],
         )
     )
     root = logging.getLogger()
@@ -47,13 +44,18 @@ def configure_logging(level: str, stream: TextIO) -> None:
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
-            *shared,
+            *_SHARED,
             structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
         ],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
-        cache_logger_on_first_use=False,
     )
+
+
+def _renderers(*, is_for_people: bool) -> tuple[Processor, ...]:
+    if is_for_people:
+        return _shorten_ids, structlog.dev.ConsoleRenderer(timestamp_key="ts")
+    return structlog.processors.format_exc_info, structlog.processors.JSONRenderer()
 
 
 def _shorten_ids(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:

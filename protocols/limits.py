@@ -83,6 +83,8 @@ DRAIN_S: Final = 10.0  # SIGTERM lets sessions finish this long
 TENSORS_MAX: Final = 100_000
 TENSOR_BYTES_MAX: Final = 16 << 30
 WEIGHT_CHUNK_BYTES: Final = 1 * MIB
+WEIGHT_CHUNK_S: Final = 30.0  # for one chunk: slower than 35 KiB/s is given up for another holder
+WEIGHTS_IDLE_S: Final = 60.0  # a fetcher that asks for nothing more has its stream closed
 SAFETENSORS_HEADER_BYTES_MAX: Final = 16 * MIB
 
 # Control socket and HTTP ---------------------------------------------------------------------------------------------

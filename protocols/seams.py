@@ -6,7 +6,7 @@ reads a clock, draws a random number, or touches a socket or file.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -213,6 +213,10 @@ class StepResult:
 class ShardWorker(Protocol):
     """The torch process of this node, which holds any number of shards. Every call raises `WorkerDied` if it ends."""
 
+    @property
+    def pid(self) -> int | None:
+        """None while there is no process."""
+
     async def measure_layer(self, shape: LayerShape) -> float:
         """One decode step of one layer of that shape, in ms."""
 
@@ -253,4 +257,3 @@ class Seams:
     network: Network
     disk: Disk
     worker: ShardWorker
-    environment: Mapping[str, str]

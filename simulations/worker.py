@@ -111,6 +111,10 @@ class VirtualWorker:
 
     # ShardWorker -----------------------------------------------------------------------------------------------------
 
+    @property
+    def pid(self) -> int | None:
+        return None if trio.current_time() < self._up_at else 1
+
     async def measure_layer(self, shape: LayerShape) -> float:
         await self._compute(self._layer_ms / 1000)
         return self._layer_ms + self._row_ms

@@ -128,8 +128,8 @@ class ShardEngine:
         """
         opened = self._checked(key, frame)
         plan = self._plan(frame, opened.spec)
-        opened.kv.rows = frame.header.position
         x = self._padded(self._input(frame), self.arithmetic.rows.padded(frame.header.rows))
+        opened.kv.rows = frame.header.position
         for layer, kv in zip(self._layers, opened.kv.layers, strict=True):
             x = layer.forward(x, plan, kv)
             on_layer()

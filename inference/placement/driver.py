@@ -29,6 +29,7 @@ from inference.placement.proposal import Event, Proposal, Subject
 from inference.placement.telling import Telling
 from inference.sessions.shard import HeldShard
 from mesh.members.membership import MemberDown, MemberUp
+from mesh.nursery import peer_nursery
 from mesh.rpc import Channel, accepting, ask, deadline, dial
 from protocols import limits, streams
 from protocols.errors import Malformed, Overloaded, RemoteFault, Unavailable, UserError
@@ -272,7 +273,7 @@ class Placement:
     async def _follow_events(self) -> None:
         tasks: dict[PeerId, trio.CancelScope] = {}
         with self._members.subscribe() as events:
-            async with trio.open_nursery() as nursery:
+            async with peer_nursery() as nursery:
                 for contact in self._members.members():
                     self._heard(contact.peer, tasks, nursery)
                 try:

@@ -124,7 +124,7 @@ class Holder:
         try:
             self._disk.write(HOLDINGS_FILE, encode_kept(Kept(offers, tuple(self.notes.values()))))
         except LocalFault as error:
-            log.error("what is held will not come back after a restart", reason=str(error))
+            log.exception("what is held will not come back after a restart", reason=str(error))
 
     # Answers ---------------------------------------------------------------------------------------------------------
 

@@ -5,15 +5,25 @@ What could be the beginning of a stop string is held back until it is clear. The
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
+
+
+class Decoder(Protocol):
+    """Implemented by `inference.model.text.TextStream`."""
+
+    def feed(self, token: int) -> str:
+        """The text that this token completes."""
+
+    def finish(self) -> str:
+        """What is left when no token follows."""
 
 
 @dataclass(slots=True)
 class Completion:
-    """`decode` takes one token and gives the text that it completes; `ending` holds ids that are not text."""
+    """`ending` holds the ids that are not text."""
 
-    decode: Callable[[int], str]
+    decoder: Decoder
     stop: tuple[str, ...] = ()
     ending: frozenset[int] = frozenset()
     shown: list[str] = field(default_factory=list)
@@ -24,7 +34,16 @@ class Completion:
         """The text that may be shown now; `has_stopped` is set if a stop string came."""
         if token in self.ending or self.has_stopped:
             return ""
-        text = self._held + self.decode(token)
+        return self._take(self.decoder.feed(token))
+
+    def finish(self) -> str:
+        """What was held back and turned out to be text."""
+        shown = "" if self.has_stopped else self._take(self.decoder.finish())
+        held, self._held = self._held, ""
+        return shown + self._show(held)
+
+    def _take(self, more: str) -> str:
+        text = self._held + more
         found = [at for stop in self.stop if (at := text.find(stop)) >= 0]
         if found:
             self.has_stopped = True
@@ -33,11 +52,6 @@ class Completion:
         kept = self._beginning_of_a_stop(text)
         self._held = text[len(text) - kept :]
         return self._show(text[: len(text) - kept])
-
-    def finish(self) -> str:
-        """What was held back and turned out to be text."""
-        held, self._held = self._held, ""
-        return self._show(held)
 
     @property
     def text(self) -> str:

@@ -81,6 +81,8 @@ class ShardServer:
         self._worker = worker
         self._shards = shards
         self.sessions: dict[tuple[SessionId, int], OpenStage] = {}
+        self._refuses = ""
+        self._changed = trio.Event()
         network.handle(streams.SESSION, accepting(streams.SESSION, SESSION_CODEC, network_id, self._serve))
 
     async def _serve(self, channel: Channel[SessionMessage]) -> None:
@@ -98,10 +100,27 @@ class ShardServer:
         try:
             await self._open(channel, opened, held)
         finally:
-            if self.sessions.get(key) is opened:
-                del self.sessions[key]
+            del self.sessions[key]
+            self._changed.set()
+            self._changed = trio.Event()
+
+    def refuse(self, reason: str) -> None:
+        """Open no more stages."""
+        self._refuses = reason
+
+    async def drained(self, shard: ShardId) -> None:
+        """Return when no session uses that range."""
+        while any((opened.model, opened.range) == (shard.model, shard.range) for opened in self.sessions.values()):
+            await self._changed.wait()
+
+    async def drain(self) -> None:
+        """Return when no stage is open."""
+        while self.sessions:
+            await self._changed.wait()
 
     def _refusal(self, opened: OpenStage, held: HeldShard | None) -> str:
+        if self._refuses:
+            return self._refuses
         if held is None:
             return f"layers {opened.range} of that model are not held here"
         if (opened.session, opened.stage) in self.sessions:

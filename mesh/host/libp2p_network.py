@@ -12,15 +12,13 @@ import trio
 from libp2p.exceptions import BaseLibp2pError
 
 from mesh.feed import Feed
-from mesh.host import negotiation
 from mesh.host.admission import Admission
 from mesh.host.connections import Connection, Connections
 from mesh.host.guard import Guard
-from mesh.host.loopback import LoopbackStream, loopback_pair
 from mesh.host.noise_xk import NoiseXk
 from mesh.host.plane import PlaneHost
 from mesh.host.quiet import silence_libp2p
-from mesh.host.stream import MuxedStream
+from mesh.host.serving import Serving
 from mesh.members.identity import Identity
 from mesh.rpc import deadline
 from protocols import limits
@@ -35,7 +33,6 @@ OPTIONS: Final[Mapping[Plane, str]] = {plane: f"listen_{plane.value}" for plane 
 
 OPEN_ATTEMPTS: Final = 2
 RETIRE_CHECK_S: Final = 2.0  # by then both sides know which of two connections stays
-LINGER_S: Final = 30.0  # how long a peer may go on with a stream whose handler here has returned
 
 
 @dataclass(slots=True)
@@ -69,9 +66,9 @@ class Libp2pNetwork:
         self._options = options
         self._admission = Admission()
         self._acquaintances: dict[PeerId, _Acquaintance] = {}
-        self._handlers: dict[str, tuple[StreamKind, StreamHandler]] = {}
         self._events: Feed[PeerEvent] = Feed()
         self._guard = Guard(BaseLibp2pError)
+        self._serving = Serving(self._admission, self._guard)
         self._connections = Connections(identity.peer, self._events.tell, self._end, self._start_retiring)
         self._hosts = {plane: self._make_host(plane, network_id) for plane in Plane}
         self._nursery: trio.Nursery | None = None
@@ -83,7 +80,7 @@ class Libp2pNetwork:
             static_of=self._static_of,
             is_welcome=partial(self._is_welcome, plane),
         )
-        return PlaneHost(plane, self._identity, xk, self._guard, self._adopt, self._serve)
+        return PlaneHost(plane, self._identity, xk, self._guard, self._adopt, self._serving.serve)
 
     def _is_welcome(self, plane: Plane, peer: PeerId) -> bool:
         """Asked at the end of a handshake: members, and so many strangers that members always find room."""
@@ -146,7 +143,7 @@ class Libp2pNetwork:
         self._admission.strangers_welcome = welcome
 
     def handle(self, kind: StreamKind, handler: StreamHandler) -> None:
-        self._handlers[kind.name] = (kind, handler)
+        self._serving.handle(kind, handler)
 
     # Connecting ------------------------------------------------------------------------------------------------------
 
@@ -233,7 +230,7 @@ class Libp2pNetwork:
 
     async def open_stream(self, peer: PeerId, kind: StreamKind) -> Stream:
         if peer == self.peer:
-            return self._open_to_self(kind)
+            return self._serving.open_to_self(self.peer, kind, self._nursery)
         for _ in range(OPEN_ATTEMPTS):
             await self.connect(peer, kind.plane)
             for connection in self._connections.to(peer, kind.plane)[:1]:
@@ -243,38 +240,6 @@ class Libp2pNetwork:
                     if connection.is_alive:
                         raise  # the stream was refused; a connection that died under it is dialled anew
         raise Disconnected(f"the connections to {peer} end as soon as they are made")
-
-    def _open_to_self(self, kind: StreamKind) -> LoopbackStream:
-        if kind.name not in self._handlers or self._nursery is None:
-            raise NoRoute(f"nothing serves {kind.name} here")
-        ours, theirs = loopback_pair(self.peer)
-        _, handler = self._handlers[kind.name]
-        self._nursery.start_soon(self._guard.serve, kind.name, theirs, handler)
-        return ours
-
-    async def _serve(self, connection: Connection, stream: MuxedStream) -> None:
-        connection.serving += 1
-        try:
-            if connection.serving > limits.STREAMS_PER_CONNECTION_MAX:
-                raise Overloaded(f"{connection.peer} has too many streams open")
-            name = await self._agree(connection.peer, connection.plane, stream)
-            await self._guard.serve(name, stream, self._handlers[name][1])
-            await _see_out(stream)
-        finally:
-            connection.serving -= 1
-            with trio.move_on_after(1, shield=True):
-                await stream.reset()
-
-    async def _agree(self, peer: PeerId, plane: Plane, stream: MuxedStream) -> str:
-        """Raises `Unauthenticated` for a kind that is not open to the peer, and what negotiation raises."""
-        with deadline(limits.OPEN_STREAM_S, f"{peer} did not say what its stream is for"):
-            name, _ = await negotiation.accept(stream, partial(self._is_served, plane))
-        if not self._admission.may_open(peer, self._handlers[name][0]):
-            raise Unauthenticated(f"{peer} is no member and opened {name}", peer)
-        return name
-
-    def _is_served(self, plane: Plane, name: str) -> bool:
-        return name in self._handlers and self._handlers[name][0].plane is plane
 
     # Running ---------------------------------------------------------------------------------------------------------
 
@@ -305,10 +270,3 @@ class Libp2pNetwork:
 async def _let_go(connection: Connection) -> None:
     with trio.CancelScope(shield=True):
         await connection.secured.close()
-
-
-async def _see_out(stream: MuxedStream) -> None:
-    """Give the peer time to close its direction too; what it still sends is not wanted."""
-    with trio.move_on_after(LINGER_S):
-        while await stream.receive():
-            pass

@@ -59,7 +59,10 @@ def _show_version(ctx: click.Context, parameter: click.Parameter, wanted: bool) 
 
 
 @click.group(
-    "weft", cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+    "weft",
+    cls=_Verbs,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.option(
     "--version",
@@ -69,8 +72,12 @@ def _show_version(ctx: click.Context, parameter: click.Parameter, wanted: bool) 
     callback=_show_version,
     help="Show the release.",
 )
-def weft() -> None:
+@click.pass_context
+def weft(ctx: click.Context) -> None:
     """Turns the machines people already have into one computer for language models."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help(), err=True)
+        ctx.exit(ExitCode.USAGE)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -79,9 +86,6 @@ def run(arguments: Sequence[str]) -> int:
         outcome = weft.main(list(arguments), prog_name="weft", standalone_mode=False)
         sys.stdout.flush()
         return outcome if isinstance(outcome, int) else ExitCode.OK
-    except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
-        return ExitCode.USAGE
     except click.ClickException as error:
         return _complain(_usage_line(error), ExitCode(error.exit_code))
     except (click.Abort, KeyboardInterrupt):

@@ -97,6 +97,9 @@ class _Show:
         if self._as_json:
             echo_json(finished)
             return
+        if finished["tail"]:
+            sys.stdout.write(finished["tail"])
+            self._ends_line = finished["tail"].endswith("\n")
         if not self._ends_line:
             click.echo()
         if sys.stderr.isatty():

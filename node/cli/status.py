@@ -37,34 +37,34 @@ def _lines(found: dict[str, Any]) -> list[str]:
     if "peer" not in found:
         return lines
     worker = found["worker"]
-    names = {member["peer"]: member["name"] for member in found["members"]}
-    lines += [
+    return [
+        *lines,
         f"node     {found['name']}, peer {found['peer']}",
         f"network  {found['network']}",
         *(f"{plane:<8} {', '.join(addresses)}" for plane, addresses in found["addresses"].items()),
         f"http     {found['http'] or 'not yet'}",
         f"worker   {worker['state']}, {size_text(worker['free_bytes'])} free",
+        *_section("members", ("node", "state"), [_member(member) for member in found["members"]]),
+        *_section("shards", ("model", "layers", "kind", "numerics"), [_shard(s) for s in found["shards"]]),
+        *_section("connections", ("peer", "plane", "security", "dialled by"), _connections(found)),
     ]
-    lines += _section(
-        "members",
-        ("node", "state"),
-        [(node_text(m["name"], m["peer"]), "up" if m["up"] else "down") for m in found["members"]],
-    )
-    lines += _section("shards", ("model", "layers", "kind", "numerics"), [_shard(s) for s in found["shards"]])
-    lines += _section(
-        "connections",
-        ("peer", "plane", "security", "by"),
-        [
-            (
-                node_text(names.get(c["peer"], ""), c["peer"]),
-                c["plane"],
-                c["security"],
-                "us" if c["dialled"] else "them",
-            )
-            for c in found["connections"]
-        ],
-    )
-    return lines
+
+
+def _member(member: dict[str, Any]) -> tuple[str, ...]:
+    return node_text(member["name"], member["peer"]), "up" if member["up"] else "down"
+
+
+def _connections(found: dict[str, Any]) -> list[tuple[str, ...]]:
+    names = {member["peer"]: member["name"] for member in found["members"]}
+    return [
+        (
+            node_text(names.get(connection["peer"], ""), connection["peer"]),
+            connection["plane"],
+            connection["security"],
+            "this node" if connection["dialled"] else "the peer",
+        )
+        for connection in found["connections"]
+    ]
 
 
 def _shard(shard: dict[str, Any]) -> tuple[str, ...]:

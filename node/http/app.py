@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import aclosing
+
 import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -62,10 +64,11 @@ class _Routes:
 
     async def chat(self, request: Request) -> ASGIApp:
         body = bytearray()
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > limits.HTTP_BODY_BYTES_MAX:
-                raise TooLarge
+        async with aclosing(request.stream()) as chunks:
+            async for chunk in chunks:
+                body += chunk
+                if len(body) > limits.HTTP_BODY_BYTES_MAX:
+                    raise TooLarge
         checked = parse_chat_request(bytes(body))
         return ChatAnswer(self._lifecycle.api, checked, int(self._clock.wall()))
 

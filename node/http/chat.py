@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import msgspec
 import trio
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from node.api import Finished, GenerateEvent, NodeApi, Rerouted, Started, Token
 from node.http.errors import describe
@@ -42,17 +42,22 @@ class ChatAnswer:
     created_s: int
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        last: ASGIApp | None = None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_cancel_on_disconnect, receive, nursery.cancel_scope)
             if self.request.stream:
                 stream = EventStream(send)
                 nursery.start_soon(stream.keep_alive)
-                await self._stream(stream, scope, receive, send)
+                last = await self._stream(stream)
             else:
-                await (await self._whole())(scope, receive, send)
+                last = await self._whole()
             nursery.cancel_scope.cancel()
+        # Sent out here, because the server reports its own end of a response as a disconnect, too.
+        if last is not None:
+            await last(scope, receive, send)
 
-    async def _whole(self) -> Response:
+    async def _whole(self) -> ASGIApp:
+        """The response."""
         started: Started | None = None
         try:
             async with self.api.generate(to_generate_request(self.request)) as events:
@@ -65,7 +70,8 @@ class ChatAnswer:
         except WeftError as error:
             return describe(error).to_response()
 
-    async def _stream(self, stream: EventStream, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _stream(self, stream: EventStream) -> ASGIApp:
+        """Send the events; what ends them, or the error response if there were none."""
         try:
             async with self.api.generate(to_generate_request(self.request)) as events:
                 started: Started | None = None
@@ -76,10 +82,9 @@ class ChatAnswer:
                     await self._show(event, _opened(started), stream)
         except WeftError as error:
             if not stream.is_open:
-                await describe(error).to_response()(scope, receive, send)
-                return
+                return describe(error).to_response()
             await stream.data(describe(error).to_json())
-        await stream.end()
+        return _end_of_body
 
     async def _show(self, event: GenerateEvent, started: Started, stream: EventStream) -> None:
         match event:
@@ -91,6 +96,8 @@ class ChatAnswer:
             case Rerouted():
                 await stream.comment(f"layers {event.range} moved after {event.pause_ms:.0f} ms")
             case Finished():
+                if event.tail:
+                    await stream.data(self._chunk(started, Delta(content=event.tail)))
                 await stream.data(self._chunk(started, Delta(), _finish_reason(event)))
                 if self.request.stream_options and self.request.stream_options.include_usage:
                     await stream.data(self._chunk(started, None, usage=usage_of(event)))
@@ -157,14 +164,14 @@ class EventStream:
             else:
                 self._last_s = trio.current_time()
 
-    async def end(self) -> None:
-        async with self._sending:
-            await self.send({"type": "http.response.body", "body": b"", "more_body": False})
-
     async def _write(self, data: bytes) -> None:
         async with self._sending:
             self._last_s = trio.current_time()
             await self.send({"type": "http.response.body", "body": data, "more_body": True})
+
+
+async def _end_of_body(scope: Scope, receive: Receive, send: Send) -> None:
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 async def _cancel_on_disconnect(receive: Receive, scope: trio.CancelScope) -> None:

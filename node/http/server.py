@@ -26,7 +26,7 @@ _IDLE_S: Final = 30.0
 
 @contextmanager
 def bound_http_socket(config: HttpConfig) -> Iterator[socket.socket]:
-    """A bound socket, not listening yet; raises `UserError` for a port taken or a host that is not this machine's."""
+    """A listening socket, nobody accepting yet; raises `UserError` for a port taken or a host that is not this machine's."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             config.host, config.port, type=socket.SOCK_STREAM
@@ -38,6 +38,7 @@ def bound_http_socket(config: HttpConfig) -> Iterator[socket.socket]:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             bound.bind(address)
+            bound.listen(_BACKLOG)  # now, since a port is only taken for others once it listens
         except OSError as error:
             raise UserError(
                 f"HTTP can't listen on {config.host}:{config.port} ({error.strerror}): choose another with "
@@ -56,7 +57,6 @@ async def serve_http(
 ) -> None:
     """Serve until the node is withdrawn; `lifecycle.http` then says where."""
     host, port = bound.getsockname()[:2]
-    bound.listen(_BACKLOG)
     settings = HypercornConfig()
     settings.bind = [f"fd://{bound.detach()}"]
     settings.accesslog = None

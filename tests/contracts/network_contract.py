@@ -2,9 +2,10 @@
 
 To hold an implementation to it, subclass and give the one fixture:
 
+    @ON_VIRTUAL_TIME
     class TestVirtualNetwork(NetworkContract):
         @pytest.fixture
-        def make_network(self, autojump_clock) -> MakeNetwork:
+        def make_network(self) -> MakeNetwork:
             return VirtualWorld().network
 
 `make_network()` gives a network with an identity of its own that is not running yet; all that one test makes belong to one

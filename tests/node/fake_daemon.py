@@ -12,9 +12,8 @@ from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
-from tests.node.fake_node import FakeNode
-
 from protocols.errors import Unavailable
+from tests.node.fake_node import FakeNode
 
 if __name__ != "__main__" and "FAKE_DAEMON_GATE" in os.environ:
     Path(os.environ["FAKE_DAEMON_GATE"]).read_text()

@@ -76,7 +76,12 @@ def test_a_mistyped_variable_is_told(variable, said):
 
 
 def test_variables_of_orchestrators_and_others_are_let_be():
-    environment = {"WEFT_HOME": "/h", "WEFT_SERVICE_HOST": "10.0.0.1", "WEFT_PORT_4747_TCP": "x", "PATH": "/bin"}
+    environment = {
+        "WEFT_HOME": "/h",
+        "WEFT_SERVICE_HOST": "10.0.0.1",
+        "WEFT_PORT_4747_TCP": "x",
+        "PATH": "/bin",
+    }
     assert load(environment=environment) == Config()
 
 

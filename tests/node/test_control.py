@@ -8,13 +8,13 @@ from contextlib import asynccontextmanager
 
 import pytest
 import trio
-from tests.node.fake_node import DIGEST, PEER, FakeNode
 
 from node.clock import SystemClock
 from node.control import ControlServer
 from node.control_socket import bound_control_socket
 from node.lifecycle import Lifecycle, State
 from protocols import limits
+from tests.node.fake_node import DIGEST, PEER, FakeNode
 
 
 class Client:
@@ -160,7 +160,8 @@ async def test_a_line_past_the_limit_is_answered_and_ends_the_connection(client,
 
 
 @pytest.mark.parametrize(
-    ("model", "code"), [("unknown", 1), ("refused", 4), ("timed-out", 124), ("no-route", 1), ("late-no-route", 1)]
+    ("model", "code"),
+    [("unknown", 1), ("refused", 4), ("timed-out", 124), ("no-route", 1), ("late-no-route", 1)],
 )
 async def test_an_error_of_the_node_becomes_a_message_and_an_exit_code(client, model, code):
     reply = await client.ask("run", model=model, prompt="a b")

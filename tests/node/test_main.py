@@ -15,6 +15,7 @@ import pytest
 from node.cli.main import run
 from node.control_client import ControlClient
 from node.folders import find_folders
+from protocols.errors import Disconnected
 
 WAIT_S = 30
 
@@ -110,7 +111,7 @@ def test_a_second_signal_ends_it_at_once(tmp_path):
                         pass
                 started.send_signal(signal.SIGTERM)
 
-        with pytest.raises(Exception, match="daemon"):
+        with pytest.raises(Disconnected):
             client.call("run", {"model": "hold", "prompt": "one two"}, on_event)
         assert started.wait(WAIT_S) == 130
 

@@ -13,15 +13,18 @@ from protocols.streams import Plane
 from simulations.network import VirtualWorld
 from tests.contracts.network_contract import MakeNetwork, NetworkContract
 from tests.contracts.talk import await_events, echo, exchange, expect_end, introduce, members, running
+from tests.virtual_time import ON_VIRTUAL_TIME
+
+pytestmark = ON_VIRTUAL_TIME
 
 
 class TestVirtualNetwork(NetworkContract):
     @pytest.fixture
-    def make_network(self, autojump_clock: trio.abc.Clock) -> MakeNetwork:
+    def make_network(self) -> MakeNetwork:
         return VirtualWorld().network
 
 
-async def test_latency_is_felt_once_each_way(autojump_clock: trio.abc.Clock) -> None:
+async def test_latency_is_felt_once_each_way() -> None:
     world = VirtualWorld(latency_s=1.0)
     async with members(world.network(), world.network()) as (one, two):
         two.handle(streams.MEMBERS, echo)
@@ -33,7 +36,7 @@ async def test_latency_is_felt_once_each_way(autojump_clock: trio.abc.Clock) -> 
         assert trio.current_time() - start == pytest.approx(0.5)
 
 
-async def test_silence_is_silent_and_what_was_sent_arrives_after_it(autojump_clock: trio.abc.Clock) -> None:
+async def test_silence_is_silent_and_what_was_sent_arrives_after_it() -> None:
     world = VirtualWorld()
     async with members(world.network(), world.network()) as (one, two):
         two.handle(streams.MEMBERS, echo)
@@ -48,9 +51,7 @@ async def test_silence_is_silent_and_what_was_sent_arrives_after_it(autojump_clo
         await stream.close()
 
 
-async def test_a_cut_link_can_not_be_dialled_and_the_rest_of_the_mesh_can(
-    autojump_clock: trio.abc.Clock,
-) -> None:
+async def test_a_cut_link_can_not_be_dialled_and_the_rest_of_the_mesh_can() -> None:
     world = VirtualWorld()
     async with members(world.network(), world.network(), world.network()) as (one, two, three):
         world.cut(one.peer, two.peer)
@@ -63,9 +64,7 @@ async def test_a_cut_link_can_not_be_dialled_and_the_rest_of_the_mesh_can(
         assert await exchange(one, three, streams.MEMBERS, b"hi") == b"hi"
 
 
-async def test_one_side_that_gives_up_a_silent_peer_is_told_to_it_after_healing(
-    autojump_clock: trio.abc.Clock,
-) -> None:
+async def test_one_side_that_gives_up_a_silent_peer_is_told_to_it_after_healing() -> None:
     world = VirtualWorld()
     async with members(world.network(), world.network()) as (one, two):
         two.handle(streams.MEMBERS, echo)
@@ -80,9 +79,7 @@ async def test_one_side_that_gives_up_a_silent_peer_is_told_to_it_after_healing(
         assert not two.connections()
 
 
-async def test_a_killed_node_is_reset_at_the_others_and_comes_back_elsewhere(
-    autojump_clock: trio.abc.Clock,
-) -> None:
+async def test_a_killed_node_is_reset_at_the_others_and_comes_back_elsewhere() -> None:
     world = VirtualWorld()
     async with members(world.network(), world.network()) as (one, two):
         two.handle(streams.MEMBERS, echo)
@@ -99,7 +96,7 @@ async def test_a_killed_node_is_reset_at_the_others_and_comes_back_elsewhere(
             assert await exchange(one, again, streams.MEMBERS, b"back") == b"back"
 
 
-async def test_another_network_is_refused_in_the_handshake(autojump_clock: trio.abc.Clock) -> None:
+async def test_another_network_is_refused_in_the_handshake() -> None:
     world = VirtualWorld()
     foreign = world.network(network_id=NetworkId("f" * 32))
     async with members(world.network(), foreign) as (one, two):
@@ -107,7 +104,7 @@ async def test_another_network_is_refused_in_the_handshake(autojump_clock: trio.
             await one.connect(two.peer, Plane.CONTROL)
 
 
-async def test_a_stranger_that_does_nothing_is_disconnected(autojump_clock: trio.abc.Clock) -> None:
+async def test_a_stranger_that_does_nothing_is_disconnected() -> None:
     world = VirtualWorld()
     async with members(world.network(), world.network()) as (one, stranger):
         one.admit(frozenset())
@@ -121,7 +118,7 @@ async def test_a_stranger_that_does_nothing_is_disconnected(autojump_clock: trio
         assert trio.current_time() - start == pytest.approx(limits.STRANGER_S, abs=0.01)
 
 
-async def test_an_opening_that_is_never_answered_times_out(autojump_clock: trio.abc.Clock) -> None:
+async def test_an_opening_that_is_never_answered_times_out() -> None:
     world = VirtualWorld()
     async with members(world.network(), world.network()) as (one, two):
         two.handle(streams.MEMBERS, echo)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inference.engine.exactness import WHOLE_FRAMES, RowPlan, exact_spans, fast_spans, row_plans
@@ -15,6 +15,7 @@ from protocols.limits import PREFILL_CHUNK_ROWS as CHUNK
 PLANS = st.sampled_from([*row_plans(), WHOLE_FRAMES])
 
 
+@settings(deadline=None)
 @given(PLANS, st.integers(1, 600))
 def test_blocks_follow_each_other_and_cover_the_padded_rows(plan: RowPlan, rows: int) -> None:
     blocks = plan.blocks(rows)
@@ -24,6 +25,7 @@ def test_blocks_follow_each_other_and_cover_the_padded_rows(plan: RowPlan, rows:
     assert all(block.start < rows for block in blocks)
 
 
+@settings(deadline=None)
 @given(st.sampled_from([*row_plans()]), st.integers(1, 600))
 def test_exact_blocks_have_two_sizes_only(plan: RowPlan, rows: int) -> None:
     assert {block.stop - block.start for block in plan.blocks(rows)} <= {plan.lone, plan.block}
@@ -51,6 +53,7 @@ def cut_frames(draw: st.DrawFn) -> tuple[int, int, list[int]]:
     return prompt_rows, rows, sorted(cuts | {0})
 
 
+@settings(deadline=None)
 @given(cut_frames())
 def test_spans_are_the_same_however_the_rows_are_cut_into_frames(cut: tuple[int, int, list[int]]) -> None:
     prompt_rows, rows, starts = cut
@@ -77,6 +80,7 @@ def test_a_frame_that_cuts_a_prompt_block_is_malformed(position: int, rows: int)
         list(exact_spans(position, rows, 200))
 
 
+@settings(deadline=None)
 @given(st.integers(0, 500), st.integers(1, 500))
 def test_fast_spans_cover_the_frame_in_pieces_of_a_bounded_mask(position: int, rows: int) -> None:
     spans = list(fast_spans(position, rows))

@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inference.model.config import EMBEDDING, HEAD, NORM, Llama3Scaling, parse_config
@@ -101,6 +101,7 @@ def test_what_cannot_be_run_is_refused_by_name(changes: dict[str, Any], complain
     assert "\n" not in str(caught.value)
 
 
+@settings(deadline=None)
 @given(
     st.binary(max_size=64)
     | st.recursive(st.none() | st.text(), st.lists).map(lambda v: json.dumps(v).encode())

@@ -46,9 +46,16 @@ LLAMA3 = {
 
 def random_model(family: str, **changes: Any) -> PreTrainedModel:
     torch.manual_seed(11)
+    model: PreTrainedModel
     if family == "llama":
-        return LlamaForCausalLM(LlamaConfig(**{**SIZES, **changes})).eval()
-    return Qwen3ForCausalLM(Qwen3Config(**{**SIZES, **changes})).eval()
+        model = LlamaForCausalLM(LlamaConfig(**{**SIZES, **changes}))
+    else:
+        model = Qwen3ForCausalLM(Qwen3Config(**{**SIZES, **changes}))
+    # Fresh norms are all ones: taking one for another, or none, would go unnoticed.
+    for name, parameter in model.named_parameters():
+        if "norm" in name:
+            torch.nn.init.uniform_(parameter, 0.5, 1.5)
+    return model.eval()
 
 
 def engines_of(folder: Path, cuts: tuple[int, ...], dtype: str, numerics: str) -> list[ShardEngine]:
@@ -118,6 +125,18 @@ def test_a_chain_of_shards_from_a_folder_of_many_files_equals_transformers(
     model.save_pretrained(tmp_path, max_shard_size="100KB")
     assert len(list(tmp_path.glob("*.safetensors"))) > 3
     assert error_of(model, engines_of(tmp_path, (1, 3), "f32", "exact"), monkeypatch) < 1e-5
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+def test_the_models_compared_depend_on_their_first_token(family: str) -> None:
+    """Else equal logits would say nothing of attention and caches."""
+    model = random_model(family)
+    tokens = torch.arange(ROWS)[None] % 120
+    other = tokens.clone()
+    other[0, 0] = 77
+    with torch.no_grad():
+        one, two = (model(ids, use_cache=False).logits[0, -1] for ids in (tokens, other))
+    assert (one - two).norm() > 1e-3 * one.norm()
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3"])

@@ -8,8 +8,18 @@ from hypothesis import strategies as st
 from inference.sessions.completion import Completion
 
 
+class Letters:
+    """Every token is a letter."""
+
+    def feed(self, token: int) -> str:
+        return chr(token)
+
+    def finish(self) -> str:
+        return ""
+
+
 def complete(text: str, stop: tuple[str, ...]) -> Completion:
-    completion = Completion(chr, stop)
+    completion = Completion(Letters(), stop)
     for character in text:
         completion.add(ord(character))
     completion.finish()
@@ -31,12 +41,12 @@ def test_what_is_shown_is_the_text_up_to_the_first_stop_string_that_completes(
 
 
 def test_a_possible_beginning_is_held_back_and_shown_once_it_is_none() -> None:
-    completion = Completion(chr, ("END",))
+    completion = Completion(Letters(), ("END",))
     assert [completion.add(ord(character)) for character in "aENb"] == ["a", "", "", "ENb"]
 
 
 def test_ids_that_end_a_text_are_no_part_of_it() -> None:
-    completion = Completion(chr, (), frozenset({0}))
+    completion = Completion(Letters(), (), frozenset({0}))
     assert completion.add(ord("x")) == "x"
     assert completion.add(0) == ""
     assert completion.text == "x"

@@ -29,8 +29,9 @@ from protocols.messages import Codec
 from protocols.streams import Plane, StreamKind
 from simulations.network import VirtualWorld
 from tests.mesh.members.rig import HOUR_S, Home, next_event, planes_to, settle, ups
+from tests.virtual_time import ON_VIRTUAL_TIME
 
-pytestmark = pytest.mark.usefixtures("autojump_clock")
+pytestmark = ON_VIRTUAL_TIME
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""How state moves and is kept: content-addressed weights, and their way from node to node."""

@@ -1,0 +1,194 @@
+"""Manifests, small files and tensors by their digests, below one folder of this node.
+
+    models/<digest>.json                               a canonical manifest
+    files/<sha256>                                     a small file
+    tensors/<sha256>-<dtype>-<shape>.safetensors       one tensor, under its sha256 as key, so that the worker can open it
+    partial/...                                        what is still being written; swept at the start
+
+Type and shape stand in a tensor's name because equal bytes can be different tensors. What has its final name was verified,
+so that only the size is looked at again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from itertools import count
+from typing import Final, Self
+
+from mesh.state import files
+from mesh.state.blobs import Blob
+from mesh.state.files import FileRange, PartialFile
+from mesh.state.tensor_file import write_head
+from protocols import limits
+from protocols.errors import Dishonest, LocalFault, Malformed
+from protocols.ids import ModelDigest, TensorDigest
+from protocols.manifest import FileEntry, Manifest, TensorEntry, parse_manifest
+from protocols.seams import TensorFile
+
+_FOLDERS: Final = ("models", "files", "tensors", "partial")
+
+
+class WeightStore:
+    """Implements `mesh.state.blobs.BlobSource`. Every call blocks for as long as the disk takes, and raises `LocalFault`."""
+
+    def __init__(self, root: str) -> None:
+        """Makes the folders, and sweeps what an earlier daemon left half written; one daemon at a time may use them."""
+        self._root = root
+        self._numbers = count()
+        self._manifests: dict[ModelDigest, Manifest] = {}
+        for folder in _FOLDERS:
+            files.make_folder(f"{root}/{folder}")
+        for name in files.list_folder(f"{root}/partial") or ():
+            files.remove_file(f"{root}/partial/{name}")
+
+    # What is here ----------------------------------------------------------------------------------------------------
+
+    def models(self) -> tuple[ModelDigest, ...]:
+        """Those whose manifest and small files are here."""
+        names = files.list_folder(f"{self._root}/models") or ()
+        models = (ModelDigest(name.removesuffix(".json")) for name in names)
+        return tuple(model for model in models if self._is_readable(model))
+
+    def stated(self, model: ModelDigest) -> Manifest | None:
+        """The manifest of a model, if it is here. Raises `LocalFault` if the file was damaged."""
+        if model not in self._manifests:
+            canonical = files.read_file(self._manifest_path(model), limits.MANIFEST_BYTES_MAX)
+            if canonical is None:
+                return None
+            try:
+                self._manifests[model] = parse_manifest(canonical, model)
+            except Malformed as error:
+                raise LocalFault(f"{self._manifest_path(model)} is damaged: remove it") from error
+        return self._manifests[model]
+
+    def has_file(self, entry: FileEntry) -> bool:
+        return _has(self._file_path(entry.sha256), entry.size_bytes)
+
+    def has_tensor(self, entry: TensorEntry) -> bool:
+        return _has(self._tensor_path(entry), len(_head(entry)) + entry.size_bytes)
+
+    def small_files(self, model: ModelDigest) -> dict[str, bytes]:
+        """By name. Raises `LocalFault` if the manifest or one of them is not here."""
+        manifest = self._known(model)
+        contents = {}
+        for entry in manifest.files:
+            data = files.read_file(self._file_path(entry.sha256), limits.SMALL_FILE_BYTES_MAX)
+            if data is None or hashlib.sha256(data).hexdigest() != entry.sha256:
+                raise LocalFault(f"the file {entry.name} of a model is not in the store, or damaged")
+            contents[entry.name] = data
+        return contents
+
+    def tensor_files(self, model: ModelDigest, names: Iterable[str]) -> tuple[TensorFile, ...]:
+        """Where the worker finds these tensors. Raises `LocalFault` for one that is not here."""
+        entries = {entry.name: entry for entry in self._known(model).tensors}
+        found = []
+        for name in names:
+            if name not in entries or not self.has_tensor(entries[name]):
+                raise LocalFault(f"tensor {name} of a model is not in the store")
+            found.append(TensorFile(name, self._tensor_path(entries[name]), entries[name].sha256))
+        return tuple(found)
+
+    def manifest(self, model: ModelDigest) -> Blob | None:
+        state = files.file_state(self._manifest_path(model))
+        return FileRange(self._manifest_path(model), 0, state.size_bytes) if state else None
+
+    def blob(self, model: ModelDigest, sha256: TensorDigest) -> Blob | None:
+        manifest = self.stated(model)
+        if manifest is None:
+            return None
+        for file in manifest.files:
+            if file.sha256 == sha256 and self.has_file(file):
+                return FileRange(self._file_path(sha256), 0, file.size_bytes)
+        for tensor in manifest.tensors:
+            if tensor.sha256 == sha256 and self.has_tensor(tensor):
+                return FileRange(self._tensor_path(tensor), len(_head(tensor)), tensor.size_bytes)
+        return None
+
+    # What comes in ---------------------------------------------------------------------------------------------------
+
+    def put_manifest(self, manifest: Manifest) -> None:
+        canonical = manifest.canonical()
+        with self._partial(self._manifest_path(manifest.digest)) as partial:
+            partial.write(canonical)
+            partial.commit()
+        self._manifests[manifest.digest] = manifest
+
+    def receive_file(self, entry: FileEntry) -> Incoming:
+        return Incoming(self._partial(self._file_path(entry.sha256)), entry.sha256, entry.size_bytes)
+
+    def receive_tensor(self, entry: TensorEntry) -> Incoming:
+        """Raises `Malformed` for a type that weft does not read."""
+        size_bytes = entry.size_bytes
+        partial = self._partial(self._tensor_path(entry))
+        partial.write(_head(entry))
+        return Incoming(partial, entry.sha256, size_bytes)
+
+    # Paths -----------------------------------------------------------------------------------------------------------
+
+    def _known(self, model: ModelDigest) -> Manifest:
+        manifest = self.stated(model)
+        if manifest is None:
+            raise LocalFault(f"the manifest of model {model[:8]} is not in the store")
+        return manifest
+
+    def _is_readable(self, model: ModelDigest) -> bool:
+        try:
+            manifest = self.stated(model)
+        except LocalFault:
+            return False
+        return manifest is not None and all(self.has_file(entry) for entry in manifest.files)
+
+    def _partial(self, final: str) -> PartialFile:
+        return PartialFile(f"{self._root}/partial/{next(self._numbers)}", final)
+
+    def _manifest_path(self, model: ModelDigest) -> str:
+        return f"{self._root}/models/{model}.json"
+
+    def _file_path(self, sha256: TensorDigest) -> str:
+        return f"{self._root}/files/{sha256}"
+
+    def _tensor_path(self, entry: TensorEntry) -> str:
+        shape = "x".join(map(str, entry.shape)) or "scalar"
+        return f"{self._root}/tensors/{entry.sha256}-{entry.dtype}-{shape}.safetensors"
+
+
+class Incoming:
+    """A blob on its way in; used as a context, nothing of it stays unless `finish` found it whole and true."""
+
+    def __init__(self, partial: PartialFile, sha256: TensorDigest, size_bytes: int) -> None:
+        self._partial = partial
+        self._expected = sha256
+        self._left_bytes = size_bytes
+        self._sha256 = hashlib.sha256()
+
+    def write(self, data: bytes | bytearray) -> None:
+        """Raises `Dishonest` for more bytes than were announced."""
+        self._left_bytes -= len(data)
+        if self._left_bytes < 0:
+            raise Dishonest("more bytes came than the blob has")
+        self._sha256.update(data)
+        self._partial.write(data)
+
+    def finish(self) -> None:
+        """Raises `Dishonest` unless these are the bytes that the digest names."""
+        if self._left_bytes or self._sha256.hexdigest() != self._expected:
+            raise Dishonest(
+                f"what came does not have the sha256 {self._expected[:8]} that it was asked for by"
+            )
+        self._partial.commit()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._partial.discard()
+
+
+def _head(entry: TensorEntry) -> bytes:
+    return write_head(entry.sha256, entry.dtype, entry.shape, entry.size_bytes)
+
+
+def _has(path: str, size_bytes: int) -> bool:
+    state = files.file_state(path)
+    return state is not None and state.size_bytes == size_bytes

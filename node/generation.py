@@ -1,0 +1,214 @@
+"""One request at its entry node: from words to tokens, over the mesh, and back to words.
+
+The rule of the file: times are those of this node's clock, and a pause is what a reader feels, the time between the last
+token before a stage was lost and the first one after.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import trio
+
+from inference.model.config import ModelConfig, parse_config
+from inference.model.text import Text
+from inference.placement.claims import ClaimTable
+from inference.sessions import events as e
+from inference.sessions.completion import Completion
+from inference.sessions.entry import Entry, SessionEvent
+from inference.sessions.routing import find_replacement, find_route
+from node import api
+from protocols.errors import NoRoute, Unavailable, UserError
+from protocols.ids import ModelDigest, PeerId, SessionId
+from protocols.placement import Claim, LayerRange, ModelNote
+from protocols.seams import Clock, Randomness
+from protocols.session import Sampling
+
+
+class Models(Protocol):
+    """What is known of a model besides its weights."""
+
+    async def text_of(self, model: ModelDigest, holders: tuple[PeerId, ...]) -> Text: ...
+    async def config_of(self, model: ModelDigest, from_peers: tuple[PeerId, ...]) -> bytes: ...
+
+
+@dataclass(slots=True)
+class Running:
+    """A session under way, for `weft ps` and for the events it gives."""
+
+    session: SessionId
+    model: ModelNote
+    route: tuple[api.Stage, ...]
+    prompt_tokens: int
+    began_s: float
+    tokens: int = 0
+    epoch: int = 0
+    first_token_s: float | None = None
+    last_token_s: float | None = None
+    pending: list[e.Recovered] = field(default_factory=list)  # told once the next token ends their pause
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Of decoding: from the first token to the last."""
+        if self.first_token_s is None or self.last_token_s is None or self.tokens < 2:
+            return 0.0
+        return (self.tokens - 1) / max(self.last_token_s - self.first_token_s, 1e-9)
+
+
+class Generation:
+    """All requests that enter at this node."""
+
+    def __init__(
+        self,
+        own: PeerId,
+        entry: Entry,
+        claims: ClaimTable,
+        models: Models,
+        clock: Clock,
+        randomness: Randomness,
+        name_of: Callable[[PeerId], str],
+    ) -> None:
+        self.running: dict[SessionId, Running] = {}
+        self._ended = trio.Event()
+        self._is_draining = False
+        self._own = own
+        self._entry = entry
+        self._claims = claims
+        self._models = models
+        self._clock = clock
+        self._randomness = randomness
+        self._name_of = name_of
+
+    @asynccontextmanager
+    async def generate(self, request: api.GenerateRequest) -> AsyncIterator[AsyncIterator[api.GenerateEvent]]:
+        """See `node.api.NodeApi.generate`."""
+        if self._is_draining:
+            raise Unavailable("the node is going down: ask another, or start it again with 'weft up'.")
+        began_s = self._clock.monotonic()
+        note = self._claims.lookup(request.model)
+        claims = self._claims.claims(note.digest)
+        text = await self._models.text_of(note.digest, tuple(claim.holder for claim in claims))
+        order = await self._order(request, note, text)
+        route = find_route(claims, note.digest, note.layers, self._own)
+        running = Running(order.session, note, self._stages(route.stages), len(order.prompt), began_s)
+        completion = Completion(text.stream(order.prompt), request.stop, frozenset(order.stop_ids))
+        async with self._entry.generate(order, route.stages, self._replacer(route.stages)) as events:
+            self.running[order.session] = running
+            try:
+                yield self._events(running, completion, events)
+            finally:
+                del self.running[order.session]
+                self._ended.set()
+                self._ended = trio.Event()
+
+    async def drain(self) -> None:
+        """Take no more requests; return when those under way have ended."""
+        self._is_draining = True
+        while self.running:
+            await self._ended.wait()
+
+    async def _order(self, request: api.GenerateRequest, note: ModelNote, text: Text) -> e.Order:
+        prompt = self._prompt(request, text)
+        config = await self._config(note)
+        room = config.context - len(prompt)
+        if room < 1:
+            raise UserError(
+                f"the prompt has {len(prompt)} tokens and {note.name} takes {config.context} with its answer: shorten it."
+            )
+        tokens = room if request.max_tokens is None else min(request.max_tokens, room)
+        seed = (
+            int.from_bytes(self._randomness.token_bytes(7), "big") if request.seed is None else request.seed
+        )
+        sampling = Sampling(request.temperature, request.top_k, request.top_p, seed)
+        session = SessionId(self._randomness.token_bytes(16).hex())
+        stop_ids = tuple(sorted({*text.eos_ids, *config.eos_ids}))
+        return e.Order(session, note.digest, prompt, len(prompt) + tokens, sampling, stop_ids)
+
+    def _prompt(self, request: api.GenerateRequest, text: Text) -> tuple[int, ...]:
+        if request.messages is None:
+            assert request.prompt is not None
+            prompt = tuple(text.encode(request.prompt))
+        else:
+            messages = [{"role": message.role, "content": message.content} for message in request.messages]
+            prompt = tuple(text.encode_chat(messages))
+        if not prompt:
+            raise UserError("the prompt is empty: give at least one word.")
+        return prompt
+
+    async def _config(self, note: ModelNote) -> ModelConfig:
+        holders = tuple(claim.holder for claim in self._claims.claims(note.digest))
+        return parse_config(await self._models.config_of(note.digest, holders))
+
+    def _stages(self, claims: Sequence[Claim]) -> tuple[api.Stage, ...]:
+        return tuple(
+            api.Stage(str(claim.range), claim.holder, self._name_of(claim.holder)) for claim in claims
+        )
+
+    def _replacer(self, route: Sequence[Claim]) -> e.Replace:
+        lost_claims = {claim.range: claim for claim in route}
+
+        def replace(layers: LayerRange, excluded: frozenset[PeerId]) -> PeerId | None:
+            lost = lost_claims[layers]
+            try:
+                return find_replacement(self._claims.claims(lost.model), lost, excluded).holder
+            except NoRoute:
+                return None
+
+        return replace
+
+    async def _events(
+        self, running: Running, completion: Completion, events: AsyncIterator[SessionEvent]
+    ) -> AsyncIterator[api.GenerateEvent]:
+        yield api.Started(running.session, running.model.digest, running.route, running.prompt_tokens)
+        async for event in events:
+            match event:
+                case e.Recovered():
+                    running.pending.append(event)
+                    running.epoch = event.epoch
+                case e.Emit(position, token):
+                    for rerouted in self._token_came(running):
+                        yield rerouted
+                    yield api.Token(position, token, completion.add(token))
+                    if completion.has_stopped:
+                        yield self._finished(running, completion, "stop")
+                        return
+                case e.Finish(reason):
+                    yield self._finished(running, completion, "length" if reason == "length" else "stop")
+                    return
+                case e.Fail(error):
+                    raise error
+        raise Unavailable("the session ended without its last event: ask again.")
+
+    def _token_came(self, running: Running) -> list[api.Rerouted]:
+        now = self._clock.monotonic()
+        before = running.last_token_s or running.began_s
+        running.first_token_s = running.first_token_s or now
+        running.last_token_s = now
+        running.tokens += 1
+        recovered, running.pending = running.pending, []
+        return [self._rerouted(event, 1000 * (now - before)) for event in recovered]
+
+    def _rerouted(self, event: e.Recovered, pause_ms: float) -> api.Rerouted:
+        return api.Rerouted(
+            event.index, str(event.range), event.lost, self._name_of(event.lost), event.rebuilt_on,
+            self._name_of(event.rebuilt_on), round(pause_ms, 1), event.replayed_rows, event.epoch,
+        )  # fmt: skip
+
+    def _finished(
+        self, running: Running, completion: Completion, reason: Literal["stop", "length"]
+    ) -> api.Finished:
+        tail = completion.finish()
+        first_s = running.first_token_s or self._clock.monotonic()
+        ttft_ms = round(1000 * (first_s - running.began_s), 1)
+        return api.Finished(
+            reason,
+            running.prompt_tokens,
+            running.tokens,
+            ttft_ms,
+            round(running.tokens_per_s, 2),
+            completion.text,
+            tail,
+        )

@@ -1,0 +1,26 @@
+"""What this machine has to give."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+SHARE = 2  # weft is a guest: it takes one part in so many of what is free
+
+
+def cores() -> int:
+    """The processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def spare_memory_bytes() -> int:
+    """What shards and caches may take unless the operator says otherwise."""
+    return _available_bytes() // SHARE
+
+
+def _available_bytes() -> int:
+    try:
+        lines = Path("/proc/meminfo").read_text("ascii").splitlines()
+        return next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration, ValueError):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // SHARE

@@ -1,0 +1,135 @@
+"""Offering a model to the mesh: from a folder to events and a plan that people can read."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import PurePath
+from typing import Any
+
+import trio
+
+from inference.model.folder import ModelFolder
+from inference.placement.driver import ModelToOffer, Placement
+from inference.placement.plan import Plan
+from mesh.members.driver import Members
+from mesh.nursery import peer_nursery
+from node import api
+from node.config import ModelConfig
+from node.library import Library
+from protocols.errors import NotFound, UserError
+from protocols.ids import PeerId
+
+EVENTS_WAITING_MAX = 4096  # of progress; a client that reads none for that long misses some
+
+
+class Offering:
+    """What `weft offer` and `weft plan` do."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        library: Library,
+        placement: Placement,
+        members: Members,
+        own: PeerId,
+        name_of: Callable[[PeerId], str],
+    ) -> None:
+        self._config = config
+        self._library = library
+        self._placement = placement
+        self._members = members
+        self._own = own
+        self._name_of = name_of
+
+    @asynccontextmanager
+    async def offer(
+        self, path: str, name: str | None, on: Sequence[str]
+    ) -> AsyncIterator[AsyncIterator[api.OfferEvent]]:
+        """See `node.api.NodeApi.offer`."""
+        outgoing, incoming = trio.open_memory_channel[api.OfferEvent](EVENTS_WAITING_MAX)
+        async with incoming, peer_nursery() as nursery:
+            nursery.start_soon(self._offer, path, name, self._peers(on), outgoing)
+            yield incoming
+            nursery.cancel_scope.cancel()
+
+    async def plan(self, model: str) -> api.Plan:
+        """Of a model that was offered here, of a folder, or of the embedded model."""
+        folder = await self._library.find(model, _unheard)
+        to_offer = self._to_offer(folder, PurePath(folder.path).name)
+        return self._shown(to_offer, await self._placement.plan_view(to_offer))
+
+    async def _offer(
+        self,
+        path: str,
+        name: str | None,
+        on: tuple[PeerId, ...],
+        events: trio.MemorySendChannel[api.OfferEvent],
+    ) -> None:
+        def read(done_bytes: int, total_bytes: int) -> None:
+            own = self._own
+            _tell(
+                events,
+                api.OfferProgress(own, self._name_of(own), "all", False, "reading", done_bytes, total_bytes),
+            )
+
+        async with events:
+            folder = await self._library.add(path, read)
+            model = self._to_offer(folder, name or PurePath(folder.path).name)
+            plan = await self._placement.offer(model, lambda event: self._tell(event, events), on)
+            _tell(events, api.Offered(self._shown(model, plan)))
+
+    def _to_offer(self, folder: ModelFolder, name: str) -> ModelToOffer:
+        return ModelToOffer(folder.digest, name, folder.config, self._config.dtype, self._config.numerics)
+
+    def _tell(self, event: dict[str, Any], events: trio.MemorySendChannel[api.OfferEvent]) -> None:
+        """Of all that placement tells, what moves a progress bar."""
+        phase = event.get("phase", event["event"])
+        if phase in {"fetching", "loading", "claimed"}:
+            peer = event["peer"]
+            done_bytes, total_bytes = event.get("done_bytes", 0), event.get("total_bytes", 0)
+            progress = api.OfferProgress(
+                peer, self._name_of(peer), event["layers"], event["standby"], phase, done_bytes, total_bytes
+            )
+            _tell(events, progress)
+
+    def _peers(self, names: Sequence[str]) -> tuple[PeerId, ...]:
+        known = {self._own: self._name_of(self._own)}
+        known |= {contact.peer: self._name_of(contact.peer) for contact in self._members.members()}
+        return tuple(_find(name, known) for name in names)
+
+    def _shown(self, model: ModelToOffer, plan: Plan) -> api.Plan:
+        ranges = tuple(
+            api.PlannedRange(
+                str(planned.range),
+                planned.primary,
+                self._name_of(planned.primary),
+                planned.standby,
+                self._name_of(planned.standby) if planned.standby else None,
+            )
+            for planned in plan.ranges
+        )
+        return api.Plan(model.name, model.digest, model.config.layers, ranges, round(plan.token_ms, 3))
+
+
+def _find(name: str, known: dict[PeerId, str]) -> PeerId:
+    fitting = [
+        peer for peer, called in known.items() if called == name or peer == name or peer.endswith(name)
+    ]
+    if not fitting:
+        raise NotFound(f"no member is called {name!r}: 'weft status' lists them.")
+    if len(fitting) > 1:
+        raise UserError(f"{name!r} fits {len(fitting)} members: use more of the peer id.")
+    return fitting[0]
+
+
+def _tell(events: trio.MemorySendChannel[api.OfferEvent], event: api.OfferEvent) -> None:
+    try:
+        events.send_nowait(event)
+    except trio.WouldBlock:
+        if isinstance(event, api.Offered):
+            raise
+
+
+def _unheard(_done_bytes: int, _total_bytes: int) -> None:
+    """Nobody waits for the progress of a dry run."""

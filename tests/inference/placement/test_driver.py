@@ -1,0 +1,519 @@
+"""Placement over the virtual network: a model is divided, and whatever breaks on the way ends in claims or in a sentence."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+
+from inference.placement.grants import GrantPolicy
+from inference.sessions.routing import find_route
+from mesh.rpc import dial
+from protocols import limits, streams
+from protocols.errors import Disconnected, LocalFault, UserError
+from protocols.placement import (
+    PLACEMENT_CODEC,
+    Claim,
+    Claims,
+    Declined,
+    Granted,
+    LayerRange,
+    LoadFailed,
+    ModelNote,
+    Offer,
+    Release,
+    Survey,
+)
+from simulations.network import NETWORK_ID
+from simulations.worker import LAYER_BYTES
+from tests.inference.placement.mesh_of_nodes import LAYERS, MODEL, mesh_of, model_to_offer
+
+WHOLE = LayerRange(0, LAYERS)
+pytestmark = pytest.mark.usefixtures("autojump_clock")
+
+
+def unheard(_event):
+    pass
+
+
+def kinds(events, kind):
+    return [event for event in events if event["event"] == kind]
+
+
+def talk(node, other):
+    return dial(node.network, other.peer, streams.PLACEMENT, PLACEMENT_CODEC, NETWORK_ID)
+
+
+async def eventually(condition, within_s=30):
+    with trio.fail_after(within_s):
+        while not condition():
+            await trio.sleep(0.05)
+
+
+# The way it should go ------------------------------------------------------------------------------------------------
+
+
+async def test_a_model_is_divided_over_three_nodes_with_a_standby_for_every_range():
+    async with mesh_of(3) as (_, (a, b, c)):
+        events = []
+        plan = await a.placement.offer(model_to_offer(), events.append)
+        assert next((str(each.range), each.primary) for each in plan.ranges) == ("0-2", a.peer)
+        assert sorted(each.range.layers for each in plan.ranges) == [2, 3, 3]
+        assert None not in [each.standby for each in plan.ranges]
+        wanted = sorted((each.peer, str(each.range), each.standby) for each in plan.assignments())
+        await eventually(lambda: a.sees() == b.sees() == c.sees() == wanted)
+        assert [event["event"] for event in events][-1] == "ready"
+        assert len(kinds(events, "surveyed")) == 3
+        assert len(kinds(events, "granted")) == len(kinds(events, "claimed")) == 6
+        assert {event["phase"] for event in kinds(events, "progress")} == {"fetching", "loading"}
+
+
+async def test_every_node_routes_over_what_was_placed_and_finds_the_model_by_name():
+    async with mesh_of(3) as (_, nodes):
+        await nodes[0].placement.offer(model_to_offer(), unheard)
+        await trio.sleep(1)
+        for node in nodes:
+            note = node.placement.claims.lookup("tiny")
+            route = find_route(node.placement.claims.claims(), note.digest, note.layers, node.peer)
+            assert route.stages[-1].range.end == LAYERS
+            own = [claim.range for claim in route.stages if claim.holder == node.peer]
+            shards = [node.placement.held(MODEL, held) for held in own]
+            assert [(shard.width, shard.is_exact) for shard in shards] == [(8, True)]
+            assert node.placement.held(MODEL, LayerRange(0, 1)) is None
+
+
+async def test_a_node_fetches_the_tensors_of_its_ranges_alone():
+    async with mesh_of(3) as (_, (a, b, _)):
+        await a.placement.offer(model_to_offer(), unheard)
+        ranges = [each.claim.range for each in b.placement.own_shards()]
+        config = model_to_offer().config
+        assert set(b.weights.fetched) == {name for held in ranges for name in config.tensor_names(held)}
+        assert a.weights.fetched == []
+
+
+async def test_the_model_is_still_named_when_its_proposer_is_gone():
+    async with mesh_of(2) as (_, (a, b)):
+        await a.placement.offer(model_to_offer(), unheard)
+        a.kill()
+        await eventually(lambda: {holder for holder, *_ in b.sees()} == {b.peer})
+        assert b.placement.claims.lookup("tiny").digest == MODEL
+
+
+async def test_a_slow_node_gets_fewer_layers():
+    async with mesh_of(1) as (mesh, (a,)):
+        slow = await mesh.add(layer_ms=3.0, row_ms=0.03)
+        plan = await a.placement.offer(model_to_offer(), unheard)
+        assert [(each.primary, each.range.layers) for each in plan.ranges] == [(a.peer, 6), (slow.peer, 2)]
+
+
+async def test_a_plan_can_be_looked_at_without_changing_anything():
+    async with mesh_of(3) as (_, (a, *others)):
+        plan = await a.placement.plan_view(model_to_offer())
+        assert len(plan.ranges) == 3
+        only = await a.placement.plan_view(model_to_offer(), on=[others[0].peer])
+        assert [each.primary for each in only.ranges] == [others[0].peer]
+        assert all(node.held() == [] and node.sees() == [] for node in (a, *others))
+
+
+async def test_offering_again_loads_nothing_and_raises_the_term():
+    async with mesh_of(3) as (_, nodes):
+        a = nodes[0]
+        await a.placement.offer(model_to_offer(), unheard)
+        before = a.sees()
+        versions = [each.shard for node in nodes for each in node.placement.own_shards()]
+        began = trio.current_time()
+        await a.placement.offer(model_to_offer(), unheard)
+        assert a.sees() == before
+        assert [each.shard for node in nodes for each in node.placement.own_shards()] == versions
+        assert {claim.term for claim in a.placement.claims.claims()} == {2}
+        assert trio.current_time() - began < 1
+
+
+async def test_a_new_division_releases_the_old_one_once_its_sessions_have_ended():
+    async with mesh_of(2) as (mesh, (a, b)):
+        drained = trio.Event()
+
+        async def wait(_shard):
+            await drained.wait()
+
+        await a.placement.offer(model_to_offer(), unheard)
+        a.placement.unload_after(wait)
+        old_bytes = a.worker.free_bytes()
+        await mesh.add()
+        plan = await a.placement.offer(model_to_offer(), unheard)
+        assert len(plan.ranges) == 3
+        wanted = sorted((each.peer, str(each.range), each.standby) for each in plan.assignments())
+        await eventually(lambda: a.sees() == b.sees() == wanted)
+        new_layers = sum(each.claim.range.layers for each in a.placement.own_shards())
+        assert a.worker.free_bytes() == old_bytes - new_layers * LAYER_BYTES, "both, while sessions last"
+        drained.set()
+        await trio.sleep(1)
+        assert a.worker.free_bytes() == a.worker._memory_bytes - new_layers * LAYER_BYTES
+
+
+# Refusals and bad input ----------------------------------------------------------------------------------------------
+
+
+async def test_a_model_too_big_for_the_mesh_is_refused_with_what_is_missing():
+    async with mesh_of(2, memory_bytes=2000) as (_, (a, b)):
+        with pytest.raises(UserError, match=r"tiny needs .* are missing.*weft invite"):
+            await a.placement.offer(model_to_offer(), unheard)
+        assert a.held() == b.held() == []
+
+
+async def test_a_node_whose_operator_refuses_holds_nothing():
+    async with mesh_of(2) as (mesh, (a, b)):
+        unwilling = await mesh.add(GrantPolicy(refuses=True))
+        plan = await a.placement.offer(model_to_offer(), unheard)
+        assert {each.primary for each in plan.ranges} == {a.peer, b.peer}
+        assert unwilling.held() == []
+
+
+async def test_a_lease_refused_after_the_survey_is_planned_around():
+    async with mesh_of(3) as (_, (a, _, c)):
+        events = []
+
+        def hear(event):
+            events.append(event)
+            if event["event"] == "planned":
+                c.placement._holder.grants.policy = GrantPolicy(layers_max=1)
+
+        plan = await a.placement.offer(model_to_offer(), hear)
+        declined = kinds(events, "declined")
+        assert declined[0]["peer"] == c.peer
+        assert "its operator allows 1 layers" in declined[0]["reason"]
+        assert [each.range.layers for each in plan.ranges if each.primary == c.peer] == [1]
+        assert len(kinds(events, "planned")) >= 2
+
+
+async def test_when_everybody_refuses_the_user_hears_why():
+    async with mesh_of(2) as (_, (a, b)):
+
+        def hear(event):
+            if event["event"] == "planned":
+                for node in (a, b):
+                    node.placement._holder.grants.policy = GrantPolicy(refuses=True)
+
+        with pytest.raises(UserError, match=r"could not be placed: .*lets it hold no layers"):
+            await a.placement.offer(model_to_offer(), hear)
+
+
+async def test_a_worker_killed_while_loading_is_planned_around():
+    async with mesh_of(3) as (_, (a, _, c)):
+        events = []
+
+        def hear(event):
+            events.append(event)
+            if event["event"] == "progress" and event["peer"] == c.peer and event["phase"] == "loading":
+                c.worker.crash()
+
+        c.worker._load_s = 2.0
+        plan = await a.placement.offer(model_to_offer(), hear)
+        assert "the worker ended" in kinds(events, "failed")[0]["reason"]
+        assert c.peer not in {each.peer for each in plan.assignments()}
+        await trio.sleep(5)
+        assert c.held() == []
+        assert c.available_bytes() == c.worker._memory_bytes
+
+
+async def test_a_tensor_with_another_hash_from_its_only_holder_is_named():
+    async with mesh_of(3, memory_bytes=9000) as (_, (a, b, c)):
+        a.weights.spoiled = {"model.layers.5.mlp.up_proj.weight"}
+        with pytest.raises(UserError, match=r"layers\.5\.mlp\.up_proj\.weight arrived with another hash"):
+            await a.placement.offer(model_to_offer(), unheard)
+        assert a.held() == b.held() == c.held() == []
+
+
+async def test_a_node_that_is_not_up_cannot_be_asked_for():
+    async with mesh_of(2) as (_, (a, b)):
+        b.kill()
+        await trio.sleep(1)
+        with pytest.raises(UserError, match=r"is not up: 'weft status'"):
+            await a.placement.offer(model_to_offer(), unheard, on=[b.peer])
+
+
+async def test_one_model_is_placed_once_at_a_time():
+    async with mesh_of(2) as (_, (a, _)), trio.open_nursery() as nursery:
+        nursery.start_soon(a.placement.offer, model_to_offer(), unheard)
+        await trio.sleep(0.1)
+        with pytest.raises(UserError, match="already"):
+            await a.placement.offer(model_to_offer(), unheard)
+
+
+async def test_a_silent_node_is_left_out_of_the_survey():
+    async with mesh_of(3) as (mesh, (a, _, c)):
+        events = []
+        mesh.world.silence(c.peer)
+        plan = await a.placement.offer(model_to_offer(), events.append)
+        assert [event["peer"] for event in kinds(events, "unreachable")] == [c.peer]
+        assert c.peer not in {each.peer for each in plan.assignments()}
+
+
+async def test_messages_that_do_not_belong_harm_nobody():
+    model = model_to_offer()
+    async with mesh_of(2) as (_, (a, b)):
+        claim = Claim(b.peer, MODEL, LayerRange(0, 8), False, "bf16", "exact", "x", 1.0, 1)
+        offer = an_offer(b, proposer=b)
+        for message, fault in (
+            (Claims((claim,)), "Dishonest"),
+            (offer, "Unauthenticated"),
+            (Granted(1), "Malformed"),
+            (an_offer(a, held=LayerRange(3, 3)), "Malformed"),
+        ):
+            async with talk(a, b) as channel:
+                await channel.send(message)
+                with pytest.raises(Disconnected):
+                    await channel.receive()
+            assert b.network.faults[fault] >= 1
+        async with talk(a, b) as channel:
+            await channel.send_raw(b"\0\0\0\4none")
+            with pytest.raises(Disconnected):
+                await channel.receive()
+        async with talk(a, b) as channel:
+            await channel.send(Survey(MODEL, model.config.layer_shape("bf16")))
+            await channel.receive()
+        assert b.sees() == []
+
+
+def an_offer(proposer_node, *, proposer=None, held=WHOLE, bytes_needed=1 << 20, lease_s=100.0):
+    peer = (proposer or proposer_node).peer
+    return Offer(1, peer, MODEL, held, False, "bf16", "exact", bytes_needed, lease_s, (proposer_node.peer,))
+
+
+@pytest.mark.parametrize(
+    ("offered", "reason"),
+    [
+        ({"held": LayerRange(4, 12)}, "layers 4-11 of a model of 8"),
+        ({"bytes_needed": 1}, "and 1 were asked for"),
+    ],
+)
+async def test_an_offer_that_does_not_fit_the_model_fails_when_the_model_is_known(offered, reason):
+    async with mesh_of(2) as (_, (a, b)):
+        async with talk(a, b) as channel:
+            await channel.send(an_offer(a, **offered))
+            assert await channel.receive() == Granted(1)
+            failed = await channel.receive()
+            assert isinstance(failed, LoadFailed)
+            assert reason in failed.reason
+        assert b.available_bytes() == b.worker._memory_bytes
+
+
+async def test_a_load_past_its_lease_is_given_up():
+    async with mesh_of(2, load_s=60.0) as (_, (a, b)):
+        async with talk(a, b) as channel:
+            await channel.send(an_offer(a, lease_s=20.0))
+            reply = await channel.receive()
+            assert reply == Granted(1)
+            while not isinstance(reply, LoadFailed):
+                reply = await channel.receive()
+            assert "lease ended" in reply.reason
+        assert b.available_bytes() == b.worker._memory_bytes
+
+
+# Losses --------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_proposer_that_dies_midway_leaves_no_grants():
+    async with mesh_of(3, load_s=5.0) as (_, (a, b, c)):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(a.placement.offer, model_to_offer(), unheard)
+            await eventually(lambda: b.available_bytes() < b.worker._memory_bytes)
+            a.kill()
+            nursery.cancel_scope.cancel()
+        await trio.sleep(10)
+        for node in (b, c):
+            assert node.held() == []
+            assert node.available_bytes() == node.worker._memory_bytes
+
+
+async def test_the_lease_of_a_proposer_that_falls_silent_frees_the_grant():
+    async with mesh_of(2) as (mesh, (a, b)):
+        b.weights.fetch_s = 1000.0
+        async with talk(a, b) as channel:
+            await channel.send(an_offer(a, lease_s=50.0))
+            assert await channel.receive() == Granted(1)
+            mesh.world.silence(a.peer)
+            await trio.sleep(40)
+            assert b.available_bytes() < b.worker._memory_bytes
+            await trio.sleep(20)
+            assert b.available_bytes() == b.worker._memory_bytes
+            mesh.world.heal()
+
+
+async def test_a_user_who_leaves_releases_what_was_granted_and_claimed():
+    async with mesh_of(3) as (_, nodes):
+        nodes[2].worker._load_s = 100.0
+        with trio.move_on_after(30):
+            await nodes[0].placement.offer(model_to_offer(), unheard)
+            pytest.fail("the third node loads for minutes")
+        await trio.sleep(1)
+        for node in nodes:
+            assert node.held() == []
+            assert node.available_bytes() == node.worker._memory_bytes
+
+
+async def test_a_node_lost_midway_is_planned_around():
+    async with mesh_of(3) as (_, (a, b, c)):
+        events = []
+
+        def hear(event):
+            events.append(event)
+            if event["event"] == "progress" and event["peer"] == c.peer and not kinds(events, "lost"):
+                c.kill()
+
+        c.worker._load_s = 5.0
+        plan = await a.placement.offer(model_to_offer(), hear)
+        assert {each.peer for each in plan.assignments()} == {a.peer, b.peer}
+        assert kinds(events, "lost")[0]["peer"] == c.peer
+        wanted = sorted((each.peer, str(each.range), each.standby) for each in plan.assignments())
+        await eventually(lambda: a.sees() == b.sees() == wanted)
+
+
+async def test_a_node_lost_after_its_claim_is_planned_around_while_others_load():
+    async with mesh_of(3) as (_, (a, b, c)):
+        b.worker._load_s = 20.0
+        mine = []
+
+        def hear(event):
+            if event["event"] == "claimed" and event["peer"] == c.peer:
+                mine.append(event)
+                if len(mine) == 2:
+                    c.kill()
+
+        plan = await a.placement.offer(model_to_offer(), hear)
+        assert {each.peer for each in plan.assignments()} == {a.peer, b.peer}
+
+
+async def test_the_later_of_two_proposers_wins_and_the_earlier_is_told():
+    for earlier, later in ((0, 1), (1, 0)):
+        async with mesh_of(3, load_s=5.0) as (mesh, nodes):
+            mesh.give_model(*nodes)
+            first, second = nodes[earlier], nodes[later]
+            async with trio.open_nursery() as nursery:
+
+                async def expect_refusal(first=first):
+                    with pytest.raises(UserError, match="newer plan has taken its place"):
+                        await first.placement.offer(model_to_offer(), unheard)
+
+                nursery.start_soon(expect_refusal)
+                await trio.sleep(2)
+                plan = await second.placement.offer(model_to_offer(), unheard)
+            wanted = sorted((each.peer, str(each.range), each.standby) for each in plan.assignments())
+            await eventually(lambda nodes=nodes, wanted=wanted: all(node.sees() == wanted for node in nodes))
+
+
+# Afterwards ----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_member_that_goes_down_is_out_of_the_table_and_back_when_it_comes_up():
+    async with mesh_of(3) as (mesh, (a, b, _)):
+        await a.placement.offer(model_to_offer(), unheard)
+        before = a.sees()
+        await a.network.disconnect(b.peer)
+        await trio.sleep(0.5)
+        assert b.peer not in {holder for holder, *_ in a.sees()}
+        await mesh.connect()
+        assert a.sees() == before
+
+
+async def test_a_killed_node_comes_back_by_itself_with_its_shards():
+    async with mesh_of(3) as (_, (a, b, c)):
+        await a.placement.offer(model_to_offer(), unheard)
+        before, held = a.sees(), b.held()
+        b.kill()
+        await eventually(lambda: b.peer not in {holder for holder, *_ in a.sees()})
+        b.weights.fetched.clear()
+        await b.restart()
+        await eventually(lambda: b.held() == held)
+        await eventually(lambda: a.sees() == b.sees() == c.sees() == before)
+        assert b.weights.fetched == [], "from its own disk"
+
+
+async def test_a_restarted_node_waits_for_weights_that_are_away():
+    async with mesh_of(2) as (_, (a, b)):
+        await a.placement.offer(model_to_offer(), unheard)
+        held = b.held()
+        for node in (a, b):
+            node.kill()
+        await trio.sleep(1)
+        b.weights.tensors.clear()
+        await b.restart()
+        await trio.sleep(60)
+        assert b.held() == []
+        await a.restart()
+        await eventually(lambda: b.held() == held, within_s=120)
+
+
+async def test_a_worker_that_dies_withdraws_its_claims_and_has_them_again_soon():
+    async with mesh_of(3) as (_, (a, b, _)):
+        await a.placement.offer(model_to_offer(), unheard)
+        before = a.sees()
+        b.worker.crash()
+        await trio.testing.wait_all_tasks_blocked()
+        assert b.held() == []
+        await trio.sleep(0.1)
+        assert b.peer not in {holder for holder, *_ in a.sees()}
+        await eventually(lambda: a.sees() == before)
+
+
+async def test_a_range_that_keeps_killing_the_worker_is_given_up():
+    async with mesh_of(2) as (_, (a, b)):
+        await a.placement.offer(model_to_offer(), unheard)
+        b.worker._restart_s = 10_000.0
+        b.worker.crash()
+        await trio.sleep(600)
+        assert b.held() == []
+        assert list(b.placement._holder.grants) == []
+
+
+async def test_a_range_that_is_being_reloaded_is_not_granted_again_yet():
+    async with mesh_of(2) as (_, (a, b)):
+        await a.placement.offer(model_to_offer(), unheard)
+        claim = b.placement.own_shards()[0].claim
+        b.worker.crash()
+        await trio.sleep(0.01)
+        async with talk(a, b) as channel:
+            await channel.send(
+                Offer(9, a.peer, MODEL, claim.range, False, "bf16", "exact", 1 << 20, 10.0, (a.peer,))
+            )
+            reply = await channel.receive()
+            assert isinstance(reply, Declined)
+            assert "loads that range again" in reply.reason
+
+
+async def test_a_released_range_that_waits_for_its_worker_is_forgotten():
+    async with mesh_of(2) as (_, (a, b)):
+        await a.placement.offer(model_to_offer(), unheard)
+        ranges = [each.claim.range for each in b.placement.own_shards()]
+        b.worker.crash()
+        await trio.sleep(0.01)
+        for held in ranges:
+            async with talk(a, b) as channel:
+                await channel.send(Release(1, MODEL, held))
+                with pytest.raises(Disconnected):
+                    await channel.receive()
+        await trio.sleep(60)
+        assert b.held() == []
+        assert b.available_bytes() == b.worker._memory_bytes
+
+
+async def test_a_full_disk_does_not_keep_a_range_from_being_served():
+    async with mesh_of(2) as (_, (a, b)):
+        b.disk.is_full = True
+        await a.placement.offer(model_to_offer(), unheard)
+        assert b.held()
+
+
+async def test_a_damaged_file_of_claims_is_named():
+    async with mesh_of(1) as (_, (a,)):
+        a.disk.write("claims.msgpack", b"\x93")
+        with pytest.raises(LocalFault, match=r"claims\.msgpack is damaged.*delete it"):
+            await a.placement._holder.run()
+
+
+async def test_the_number_of_named_models_is_bounded(monkeypatch):
+    monkeypatch.setattr(limits, "MODELS_MAX", 1)
+    async with mesh_of(1) as (_, (a,)):
+        a.placement.keep_note(ModelNote(MODEL, "one", 8))
+        a.placement.keep_note(ModelNote(MODEL, "renamed", 8))
+        with pytest.raises(UserError, match="no more fit"):
+            a.placement.keep_note(ModelNote("cd" * 32, "two", 8))
