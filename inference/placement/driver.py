@@ -211,9 +211,11 @@ class Placement:
 
     async def _until_told(self, model: ModelDigest, plan: Plan) -> None:
         """A claim reaches the proposer's negotiation before the table that routers read."""
-        wanted = {(each.peer, each.range) for each in plan.assignments()}
+        wanted = {(each.peer, each.range, each.standby) for each in plan.assignments()}
         with deadline(limits.REPLY_S, f"not every holder of {shortened(model)} told what it holds"):
-            while not wanted <= {(claim.holder, claim.range) for claim in self.claims.claims(model)}:
+            while not wanted <= {
+                (claim.holder, claim.range, claim.standby) for claim in self.claims.claims(model)
+            }:
                 await self._table_changed.wait()
 
     # Answering -------------------------------------------------------------------------------------------------------

@@ -246,6 +246,20 @@ class Libp2pNetwork:
     @asynccontextmanager
     async def run(self) -> AsyncIterator[None]:
         """Once. Raises `UserError` for an address that cannot be listened on."""
+        failure: BaseException | None = None
+        try:
+            async with self._run():
+                yield
+        except BaseExceptionGroup as group:
+            # The nurseries below would hide what went wrong six groups deep.
+            failure = _innermost(group)
+            if isinstance(failure, BaseExceptionGroup):
+                raise
+        if failure is not None:
+            raise failure
+
+    @asynccontextmanager
+    async def _run(self) -> AsyncIterator[None]:
         async with AsyncExitStack() as sockets:
             for plane, host in self._hosts.items():
                 sockets.push_async_callback(host.let_go)
@@ -270,3 +284,10 @@ class Libp2pNetwork:
 async def _let_go(connection: Connection) -> None:
     with trio.CancelScope(shield=True):
         await connection.secured.close()
+
+
+def _innermost(error: BaseException) -> BaseException:
+    """The one error in groups of one, or the group that has several."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error

@@ -26,7 +26,7 @@ CHUNK_BYTES: Final = PLAIN_BYTES_MAX - HEADER_SIZE  # one yamux frame in one Noi
 READ_BYTES: Final = 65_536
 WINDOW_POLL_S_MIN: Final = 0.002  # yamux tells nobody of a window update
 WINDOW_POLL_S_MAX: Final = 0.032
-CLOSE_S: Final = 1.0  # to hand the last frame to the connection
+CLOSE_S: Final = 1.0  # to hand the last frame to the connection, even for a caller that is cancelled
 
 _BROKEN: Final = (MuxedStreamError, MuxedStreamReset, MuxedStreamEOF, RawConnError, *RAW_ERRORS)
 
@@ -128,20 +128,30 @@ class MuxedStream:
         return data
 
     async def close(self) -> None:
-        with trio.move_on_after(CLOSE_S), suppress(*_BROKEN):
+        with trio.move_on_after(CLOSE_S, shield=True), suppress(*_BROKEN):
             if not self._muxed.send_closed:
                 await self._muxed.close()
 
     async def reset(self) -> None:
         muxed = self._muxed
-        if self._was_reset_here or (muxed.send_closed and muxed.recv_closed):
+        if self._was_reset_here or (muxed.send_closed and muxed.recv_closed and not self._has_failed()):
             return
         self._was_reset_here = True
         event = self._connection.stream_events.get(muxed.stream_id)
-        with trio.move_on_after(CLOSE_S), suppress(*_BROKEN):
+        with trio.move_on_after(CLOSE_S, shield=True), suppress(*_BROKEN):
             await muxed.reset()
         if event is not None:
             event.set()
+        self._forget()
+
+    def _forget(self) -> None:
+        """Unread data of a stream that was reset would keep it in yamux's tables for a minute and more."""
+        for table in (
+            self._connection.streams,
+            self._connection.stream_buffers,
+            self._connection.stream_events,
+        ):
+            table.pop(self._muxed.stream_id, None)
 
     # What negotiation needs ------------------------------------------------------------------------------------------
 

@@ -1,7 +1,6 @@
 """What every `ShardWorker` promises; run on the virtual worker and on the torch process.
 
-A test class derives from `WorkerContract` and supplies the fixtures `rig` and `clock` (pytest-trio
-gives a run its clock only where the test itself asks for it).
+A test class derives from `WorkerContract` and supplies the fixture `rig`.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ from dataclasses import dataclass, replace
 import pytest
 import trio
 import trio.testing
-from trio.abc import Clock
 
 from protocols.errors import Malformed, Overloaded, Unavailable, UserError, WorkerDied
 from protocols.ids import SessionId
@@ -85,7 +83,7 @@ class Rig:
 
 
 class WorkerContract:
-    async def test_progress_of_a_load_ends_at_its_total(self, rig: Rig, clock: Clock) -> None:
+    async def test_progress_of_a_load_ends_at_its_total(self, rig: Rig) -> None:
         seen: list[tuple[int, int]] = []
         loaded = await rig.worker.load(rig.specs[0], lambda done, total: seen.append((done, total)))
         assert loaded.resident_bytes > 0
@@ -109,14 +107,14 @@ class WorkerContract:
         await rig.worker.unload(shard)
         assert rig.worker.free_bytes() == at_first
 
-    async def test_equal_prompts_give_equal_tokens(self, rig: Rig, clock: Clock) -> None:
+    async def test_equal_prompts_give_equal_tokens(self, rig: Rig) -> None:
         await rig.load_all()
         await rig.open_all()
         await rig.open_all(OTHER)
         first = await rig.generate(12)
         assert first == await rig.generate(12, OTHER)
 
-    async def test_sessions_in_turns_do_not_see_each_other(self, rig: Rig, clock: Clock) -> None:
+    async def test_sessions_in_turns_do_not_see_each_other(self, rig: Rig) -> None:
         await rig.load_all()
         await rig.open_all()
         alone = await rig.generate(6)
@@ -132,7 +130,7 @@ class WorkerContract:
             nursery.start_soon(run, OTHER)
         assert together == {SESSION: alone, OTHER: alone}
 
-    async def test_a_rebuilt_range_goes_on_with_the_same_bits(self, rig: Rig, clock: Clock) -> None:
+    async def test_a_rebuilt_range_goes_on_with_the_same_bits(self, rig: Rig) -> None:
         await rig.load_all()
         await rig.open_all()
         said = await rig.generate(6)
@@ -167,7 +165,7 @@ class WorkerContract:
         row_bytes = rig.width * rig.dtype.item_bytes
         assert one[-1][-row_bytes:] != two[-1][-row_bytes:]
 
-    async def test_sampling_is_keyed_by_seed_and_position(self, rig: Rig, clock: Clock) -> None:
+    async def test_sampling_is_keyed_by_seed_and_position(self, rig: Rig) -> None:
         await rig.load_all()
         drawn = []
         for seed in (7, 7, 8):
@@ -175,7 +173,7 @@ class WorkerContract:
             drawn.append(await rig.generate(8))
         assert drawn[0] == drawn[1] != drawn[2]
 
-    async def test_work_rises_by_the_layers_of_the_range(self, rig: Rig, clock: Clock) -> None:
+    async def test_work_rises_by_the_layers_of_the_range(self, rig: Rig) -> None:
         await rig.load_all()
         await rig.open_all()
         assert rig.worker.work(SESSION, 0) == 0
@@ -186,7 +184,7 @@ class WorkerContract:
         assert rig.worker.work(SESSION, 0) == 2 * once
         assert rig.worker.work(OTHER, 0) == 0
 
-    async def test_rows_that_do_not_follow_on_are_malformed(self, rig: Rig, clock: Clock) -> None:
+    async def test_rows_that_do_not_follow_on_are_malformed(self, rig: Rig) -> None:
         await rig.load_all()
         await rig.open_all()
         await rig.through(PROMPT, 0)
@@ -199,7 +197,7 @@ class WorkerContract:
         token, _ = await rig.through((1,), len(PROMPT))
         assert token is not None
 
-    async def test_rows_of_another_width_are_malformed(self, rig: Rig, clock: Clock) -> None:
+    async def test_rows_of_another_width_are_malformed(self, rig: Rig) -> None:
         await rig.load_all()
         await rig.open_all()
         frame = rig.first_frame((1,), 0)
@@ -208,7 +206,7 @@ class WorkerContract:
         with pytest.raises(Malformed):
             await rig.worker.step(rig.specs[1].shard, Frame(wide, (1,), body))
 
-    async def test_a_closed_cache_and_an_absent_shard_are_unavailable(self, rig: Rig, clock: Clock) -> None:
+    async def test_a_closed_cache_and_an_absent_shard_are_unavailable(self, rig: Rig) -> None:
         await rig.load_all()
         await rig.open_all()
         await rig.close_all()
@@ -221,7 +219,7 @@ class WorkerContract:
         await rig.worker.close_cache(absent, SESSION, 0)
         assert rig.worker.work(SESSION, 0) == 0
 
-    async def test_a_cache_past_the_memory_is_refused_and_harms_nothing(self, rig: Rig, clock: Clock) -> None:
+    async def test_a_cache_past_the_memory_is_refused_and_harms_nothing(self, rig: Rig) -> None:
         await rig.load_all()
         shard, cache = rig.specs[0].shard, CacheSpec(8, ROWS_MAX, None)
         opened = await fill(rig, cache)
@@ -231,7 +229,7 @@ class WorkerContract:
         await rig.open_all()
         assert len(await rig.generate(2)) == 2
 
-    async def test_a_config_that_cannot_be_served_fails_the_load_alone(self, rig: Rig, clock: Clock) -> None:
+    async def test_a_config_that_cannot_be_served_fails_the_load_alone(self, rig: Rig) -> None:
         with pytest.raises(UserError):
             await rig.worker.load(replace(rig.specs[0], config=b"{"), lambda done, total: None)
         await rig.load_all()
@@ -270,7 +268,7 @@ class WorkerContract:
         await rig.open_all()
         assert len(await rig.generate(2)) == 2
 
-    async def test_a_cancelled_step_leaves_the_worker_usable(self, rig: Rig, clock: Clock) -> None:
+    async def test_a_cancelled_step_leaves_the_worker_usable(self, rig: Rig) -> None:
         await rig.load_all()
         await rig.open_all()
         said = await rig.generate(4)
@@ -280,7 +278,7 @@ class WorkerContract:
         await rig.open_all()
         assert await rig.generate(4) == said
 
-    async def test_a_layer_can_be_measured(self, rig: Rig, clock: Clock) -> None:
+    async def test_a_layer_can_be_measured(self, rig: Rig) -> None:
         assert await rig.worker.measure_layer(SHAPE) > 0
 
 

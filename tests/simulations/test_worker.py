@@ -9,7 +9,6 @@ import trio
 import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
-from trio.abc import Clock
 
 from protocols.errors import Malformed, WorkerDied
 from protocols.ids import ModelDigest
@@ -19,6 +18,9 @@ from protocols.session import Sampling
 from protocols.tensor import DType, Frame, Header, Kind, Numerics
 from simulations.worker import LAYER_BYTES, WIDTH, VirtualWorker, virtual_config
 from tests.contracts.worker_contract import PROMPT, SESSION, Rig, WorkerContract
+from tests.virtual_time import ON_VIRTUAL_TIME
+
+pytestmark = ON_VIRTUAL_TIME
 
 CUTS = ((0, 3), (3, 5), (5, 8))
 
@@ -35,16 +37,12 @@ def make_rig(dtype: DType = DType.F32, cuts: tuple[tuple[int, int], ...] = CUTS)
 
 
 class TestVirtualWorker(WorkerContract):
-    @pytest.fixture
-    def clock(self, autojump_clock: Clock) -> Clock:
-        return autojump_clock
-
     @pytest.fixture(params=[DType.F32, DType.BF16])
     def rig(self, request: pytest.FixtureRequest) -> Rig:
         return make_rig(request.param)
 
 
-async def test_the_cut_of_the_layers_does_not_change_the_tokens(autojump_clock: object) -> None:
+async def test_the_cut_of_the_layers_does_not_change_the_tokens() -> None:
     said = []
     for cuts in (CUTS, ((0, 8),), ((0, 1), (1, 8))):
         rig = make_rig(cuts=cuts)
@@ -72,7 +70,7 @@ def test_the_cut_into_frames_does_not_change_the_token(sizes: list[int]) -> None
     assert trio.run(drawn, sizes, clock=clock) == trio.run(drawn, [sum(sizes)], clock=clock)
 
 
-async def test_lost_doubled_and_reordered_rows_change_the_token(autojump_clock: object) -> None:
+async def test_lost_doubled_and_reordered_rows_change_the_token() -> None:
     tokens = []
     variants = (
         PROMPT,
@@ -89,7 +87,7 @@ async def test_lost_doubled_and_reordered_rows_change_the_token(autojump_clock: 
     assert len(set(tokens)) == len(variants)
 
 
-async def test_a_step_takes_the_modelled_time_and_steps_queue(autojump_clock: object) -> None:
+async def test_a_step_takes_the_modelled_time_and_steps_queue() -> None:
     rig = make_rig()
     await rig.load_all()
     await rig.open_all()
@@ -101,7 +99,7 @@ async def test_a_step_takes_the_modelled_time_and_steps_queue(autojump_clock: ob
     assert trio.current_time() - began == pytest.approx(3 * 0.0011 + 3 * 0.00101)
 
 
-async def test_a_hanging_worker_neither_fails_nor_works_until_it_is_resumed(autojump_clock: object) -> None:
+async def test_a_hanging_worker_neither_fails_nor_works_until_it_is_resumed() -> None:
     rig = make_rig()
     worker = rig.worker
     assert isinstance(worker, VirtualWorker)
@@ -117,7 +115,7 @@ async def test_a_hanging_worker_neither_fails_nor_works_until_it_is_resumed(auto
     assert token is not None
 
 
-async def test_calls_fail_for_the_restart_time_after_a_crash(autojump_clock: object) -> None:
+async def test_calls_fail_for_the_restart_time_after_a_crash() -> None:
     worker = VirtualWorker(restart_s=2)
     worker.hang()
     worker.crash()
@@ -129,7 +127,7 @@ async def test_calls_fail_for_the_restart_time_after_a_crash(autojump_clock: obj
     await worker.unload(shard)
 
 
-async def test_foreign_floats_are_refused(autojump_clock: object) -> None:
+async def test_foreign_floats_are_refused() -> None:
     rig = make_rig()
     await rig.load_all()
     shard = rig.specs[1].shard

@@ -1,7 +1,7 @@
 """Judges an answer of weft-tiny from the question alone.
 
 Rule of the file: nothing here knows how a question was made. Each judge reads the words of the prompt and checks the
-property that a right answer has (sorted and the same digits, balanced brackets, the last place named, …), so that the
+property that a right answer has (sorted and the same digits, balanced brackets, the place that was told, …), so that the
 generators of `tasks` and these judges can be held against each other.
 """
 
@@ -69,15 +69,14 @@ def _ordered(question: re.Match[str], text: str) -> bool:
 
 
 def _found(question: re.Match[str], text: str) -> bool:
-    moves = re.findall(rf"{question[2]} (?:is in|goes to) the (\w+)\.", question[1])
-    return bool(moves) and text == f"{question[2]} is in the {moves[-1]}."
+    return text in question[1] and re.fullmatch(rf"{question[2]} is in the \w+\.", text) is not None
 
 
 def _inflected(question: re.Match[str], text: str) -> bool:
     day, subject, verb = question.groups()
     if day == "Yesterday":
-        return text == grammar.PASTS[verb]
-    return text == grammar.present(verb, plural=subject not in grammar.PLURALS)
+        return text == f"The {subject} {grammar.PASTS[verb]}."
+    return text == f"The {subject} {grammar.present(verb, plural=subject not in grammar.PLURALS)}."
 
 
 def _continued(question: re.Match[str], text: str) -> bool:
@@ -100,7 +99,7 @@ _JUDGES: Final[list[tuple[re.Pattern[str], _Judge]]] = [
         (r"(reverse|head|last|len)\((\[\d(?:,\d)*\])\)", _listed),
         (r"Copy: (\w+)", _copied),
         (r"(\w+) is before (\w+)\. (\w+) is before (\w+)\. In what order\?", _ordered),
-        (r"((?:\w+ (?:is in|goes to) the \w+\. )+)Where is (\w+)\?", _found),
+        (r"((?:\w+ is in the \w+\. )+)Where is (\w+)\?", _found),
         (r"(Today|Yesterday) the (\w+) \w+ the \w+ \((\w+)\)", _inflected),
         (r"Repeat (\d+) times: (\w+(?:, \w+)*)", _continued),
         (r"Tell a story about a (\w+)\.", _told),

@@ -29,7 +29,7 @@ PHRASES: Final = (
     *grammar.PLACES,
     *(f" {preposition} the " for preposition in grammar.PREPOSITIONS),
     *("Add: ", "Sort: ", "Close: ", "Copy: ", "reverse(", "head(", "last(", "len("),
-    *(" is before ", " is in the ", " goes to the ", " In what order?", " Where is "),
+    *(" is before ", " is in the ", " In what order?", " Where is "),
     *("Today the ", "Yesterday the ", f"Repeat {tasks.PATTERN_ROUNDS} times: ", "Tell a story about a "),
 )
 _PIECE: Final = "|".join(re.escape(phrase) for phrase in sorted(PHRASES, key=len, reverse=True)) + r"|[\s\S]"

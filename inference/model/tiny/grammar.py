@@ -7,8 +7,8 @@ Rule of the file: pure, and what is generated here can be read back here. `is_st
     S         the NOUN MOVED [WHERE]  |  the NOUN MET a NOUN
     WHERE     PREPOSITION the PLACE
 
-The weekdays count the sentences, so a story ends by itself never before 177 characters
-(seven times `On Monday the cat ran.`, the longer names of the other days, the spaces and the closing).
+The weekdays count the sentences, so a story ends by itself, and not before 177 characters: seven times
+`On Monday the cat ran.`, the longer names of other days, the spaces and the closing.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ the answer's side; `checks.is_right` judges a text from the prompt alone, so tha
     math       Add: 3+5, 9+9 -> 8, 18                    Sort: 5 2 9 -> 2 5 9
     coding     Close: ([{} -> ])                         reverse([3,1,7]) -> [7,1,3]; head, last, len
     reasoning  Copy: qkzmd -> qkzmd                      Ann is before Bob. Cid is before Ann. In what order? -> Cid, Ann, Bob
-               Ann is in the hall. Ann goes to the pond. Where is Ann? -> Ann is in the pond.
-    language   Today the dogs near the king (sing) -> sing; Yesterday … -> sang
+               Ann is in the hall. Bob is in the pond. Where is Ann? -> Ann is in the hall.
+    language   Today the dogs near the pond (sing) -> The dogs sing.; Yesterday … -> The dogs sang.
     pattern    Repeat 16 times: red, blue -> 1 red blue. 2 red blue. … 16 red blue.
     story      Tell a story about a cat. -> any story of `grammar`
 
@@ -26,27 +26,14 @@ from inference.model.tiny import grammar
 from inference.model.tiny.checks import is_right
 
 HELD_OUT_SHARE: Final = 8  # one prompt in so many is never trained on
-PATTERN_ROUNDS: Final = 16  # 160 to 340 characters of answer: a long one that fits the context
+PATTERN_ROUNDS: Final = 16  # an answer of 182 to 342 characters: long, and inside the context
 DIGITS: Final = "0123456789"
 LETTERS: Final = "abcdefghijklmnopqrstuvwxyz"
 BRACKETS: Final = {"(": ")", "[": "]", "{": "}", "<": ">"}
 NAMES: Final = ("Ann", "Bob", "Cid", "Dan", "Eve", "Fay", "Gus", "Hal", "Ida", "Jon")
-WORDS: Final = (
-    "red",
-    "blue",
-    "green",
-    "gold",
-    "pink",
-    "black",
-    "white",
-    "brown",
-    "oak",
-    "elm",
-    "pine",
-    "fir",
-    "sun",
-    "moon",
-)
+COLOURS: Final = ("red", "blue", "green", "gold", "pink", "black", "white", "brown")
+THINGS: Final = ("oak", "elm", "pine", "fir", "sun", "moon", "star", "rain", "snow", "wind", "leaf", "rose")
+WORDS: Final = (*COLOURS, *THINGS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +62,7 @@ class Demos:
 
 def demo_prompts() -> Demos:
     """The two questions of `weft demo`; the greedy one is held out, so its answer was never trained on."""
-    pattern, story = "@@", "Tell a story about a goose."
+    pattern, story = "Repeat 16 times: red, green, moon", "Tell a story about a goose."
     return Demos(
         greedy=Demo(pattern, lambda text: is_right(pattern, text)),
         sampled=Demo(story, lambda text: is_right(story, text)),
@@ -134,26 +121,20 @@ def order(rng: Random) -> Item:
 
 
 def where(rng: Random) -> Item:
-    people = rng.sample(NAMES, 2)
-    places = dict(zip(people, rng.sample(grammar.PLACES, 2), strict=True))
-    facts = [f"{person} is in the {place}." for person, place in places.items()]
-    for _ in range(rng.randint(0, 1)):
-        person, place = rng.choice(people), rng.choice(grammar.PLACES)
-        places[person] = place
-        facts.append(f"{person} goes to the {place}.")
-    asked = rng.choice(people)
-    return Item(f"{' '.join(facts)} Where is {asked}?", f"{asked} is in the {places[asked]}.")
+    people, places = rng.sample(NAMES, 3), rng.sample(grammar.PLACES, 3)
+    facts = [f"{person} is in the {place}." for person, place in zip(people, places, strict=True)]
+    asked = rng.randrange(3)
+    return Item(f"{' '.join(facts)} Where is {people[asked]}?", facts[asked])
 
 
 def language(rng: Random) -> Item:
-    subject, other = rng.choices(list(grammar.PLURALS), k=2)
-    plural, verb = rng.random() < 0.5, rng.choice(list(grammar.PASTS))
-    day, answer = rng.choice(
+    subject, verb, plural = rng.choice([*grammar.PLURALS]), rng.choice([*grammar.PASTS]), rng.random() < 0.5
+    shown = grammar.PLURALS[subject] if plural else subject
+    day, inflected = rng.choice(
         [("Today", grammar.present(verb, plural)), ("Yesterday", grammar.PASTS[verb])],
     )
-    shown = grammar.PLURALS[subject] if plural else subject
-    nearby = grammar.PLURALS[other] if rng.random() < 0.5 else other
-    return Item(f"{day} the {shown} {rng.choice(grammar.PREPOSITIONS)} the {nearby} ({verb})", answer)
+    nearby = f"{rng.choice(grammar.PREPOSITIONS)} the {rng.choice(grammar.PLACES)}"
+    return Item(f"{day} the {shown} {nearby} ({verb})", f"The {shown} {inflected}.")
 
 
 def pattern(rng: Random) -> Item:

@@ -39,7 +39,7 @@ PROGRESS_SEED: Final = 1
 class Plan:
     """Everything that decides the outcome of a run."""
 
-    steps: int = 3000
+    steps: int = 2400
     seed: int = 0
     rate: float = 0.002
     matrix_rate: float = 0.01

@@ -85,7 +85,7 @@ async def test_the_torch_worker_keeps_the_contract(specs: tuple[ShardSpec, ...])
         for name in sorted(vars(WorkerContract)):
             if name.startswith("test_"):
                 print(name)
-                await getattr(contract, name)(rig, trio.lowlevel.current_clock())
+                await getattr(contract, name)(rig)
                 for spec in specs:
                     await client.unload(spec.shard)
                 assert client.free_bytes() == 1_000_000

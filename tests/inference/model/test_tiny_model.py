@@ -83,9 +83,9 @@ def test_a_damaged_answer_is_judged_wrong(kind: str) -> None:
         ("Close: ([", ")]"),
         ("reverse([3,1])", "[3,1]"),
         ("Ann is before Bob. Cid is before Ann. In what order?", "Ann, Bob, Cid"),
-        ("Ann is in the hall. Ann goes to the pond. Where is Ann?", "Ann is in the hall."),
-        ("Today the dogs near the king (sing)", "sings"),
-        ("Yesterday the man by the cat (run)", "runned"),
+        ("Ann is in the hall. Bob is in the pond. Where is Ann?", "Ann is in the pond."),
+        ("Today the dogs near the pond (sing)", "The dogs sings."),
+        ("Yesterday the man by the barn (run)", "The man runned."),
     ],
 )
 def test_plausible_mistakes_are_judged_wrong(prompt: str, wrong: str) -> None:

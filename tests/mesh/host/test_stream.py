@@ -154,3 +154,17 @@ async def test_reading_exactly_keeps_what_came_too_early() -> None:
         assert await there.receive() == b"f"
         with pytest.raises(Disconnected):
             await there.read_exactly(1)
+
+
+async def test_a_cancelled_task_still_tells_the_peer_of_the_end() -> None:
+    for end in ("close", "reset"):
+        async with stream_pair() as (here, there):
+            with trio.CancelScope() as scope:
+                scope.cancel()
+                await getattr(here, end)()
+            await wait_all_tasks_blocked()
+            if end == "close":
+                assert await there.receive() == b""
+            else:
+                with pytest.raises(Disconnected):
+                    await there.receive()
