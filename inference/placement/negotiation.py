@@ -8,9 +8,7 @@ from typing import Final, assert_never
 import structlog
 import trio
 
-from inference.placement.members import Members
-from inference.placement.plan import Assignment, Plan
-from inference.placement.proposal import (
+from inference.placement.events import (
     Answered,
     Event,
     GaveUp,
@@ -19,10 +17,12 @@ from inference.placement.proposal import (
     Lost,
     Output,
     Placed,
-    Proposal,
     Propose,
     Report,
 )
+from inference.placement.members import Members
+from inference.placement.plan import Assignment, Plan
+from inference.placement.proposal import Proposal
 from inference.placement.telling import send_alone
 from mesh.members.membership import MemberDown
 from mesh.nursery import peer_nursery

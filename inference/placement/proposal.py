@@ -15,82 +15,30 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, assert_never
+from typing import assert_never
 
 import msgspec
 
-from inference.placement.plan import Assignment, ModelSize, Plan
+from inference.placement.events import (
+    Answered,
+    GaveUp,
+    Input,
+    LetGo,
+    Lost,
+    Output,
+    Placed,
+    Propose,
+    Report,
+    Subject,
+    make_report,
+    planned_event,
+)
+from inference.placement.plan import Assignment, Plan
 from inference.placement.planner import make_plan
 from protocols import limits
 from protocols.errors import UserError
-from protocols.ids import ModelDigest, PeerId, shortened
+from protocols.ids import PeerId, shortened
 from protocols.placement import Capacity, Claim, Declined, Granted, LayerRange, LoadFailed, Offer, Release
-
-Event = dict[str, Any]
-"""For people and the control socket: `event` says what happened, the rest what it happened to."""
-
-
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """What is to be placed, and who has its weights."""
-
-    model: ModelDigest
-    size: ModelSize
-    dtype: str
-    numerics: str
-    weights_from: tuple[PeerId, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """A node answered an offer, then or later."""
-
-    assignment: Assignment
-    reply: Granted | Declined | Claim | LoadFailed
-
-
-@dataclass(frozen=True, slots=True)
-class Lost:
-    """A node is out of reach."""
-
-    peer: PeerId
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Propose:
-    assignment: Assignment
-    offer: Offer
-
-
-@dataclass(frozen=True, slots=True)
-class LetGo:
-    """Stop negotiating about it, and release it; before anything that is proposed in the same breath."""
-
-    peer: PeerId
-    release: Release
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    event: Event
-
-
-@dataclass(frozen=True, slots=True)
-class Placed:
-    plan: Plan
-
-
-@dataclass(frozen=True, slots=True)
-class GaveUp:
-    """The sentence for the user."""
-
-    message: str
-
-
-Input = Answered | Lost
-Output = Propose | LetGo | Report | Placed | GaveUp
-
 
 class _State(Enum):
     OFFERED = "offered"
@@ -141,7 +89,7 @@ class Proposal:
         match reply:
             case Granted():
                 self._standing[assignment] = _State.GRANTED
-                return [_report("granted", assignment)]
+                return [make_report("granted", assignment)]
             case Claim():
                 return self._claimed(assignment, reply)
             case Declined():
@@ -159,11 +107,11 @@ class Proposal:
         ):
             return self._fail(assignment, "it claimed something else")
         self._standing[assignment] = _State.CLAIMED
-        return [_report("claimed", assignment, numerics_class=claim.numerics_class)]
+        return [make_report("claimed", assignment, numerics_class=claim.numerics_class)]
 
     def _decline(self, assignment: Assignment, reply: Declined) -> list[Output]:
         was_granted = self._standing.pop(assignment) is not _State.OFFERED
-        report = _report("declined", assignment, reason=reply.reason)
+        report = make_report("declined", assignment, reason=reply.reason)
         if was_granted:
             return [report, *self._give_up(f"a newer plan has taken its place ({reply.reason}).")]
         self._plans_again = True
@@ -182,7 +130,7 @@ class Proposal:
             self._cap(assignment.peer, 0)
         else:
             self._leave_out(assignment.peer)
-        return [_report("failed", assignment, reason=reason)]
+        return [make_report("failed", assignment, reason=reason)]
 
     def _lose(self, peer: PeerId, reason: str) -> list[Output]:
         if not self._leave_out(peer):
@@ -302,36 +250,3 @@ class Proposal:
     @property
     def _failed(self) -> str:
         return f"{self.subject.size.name} could not be placed"
-
-
-def planned_event(plan: Plan) -> Event:
-    """A plan as a user sees it."""
-    ranges = [
-        {
-            "layers": str(planned.range),
-            "primary": planned.primary,
-            "standby": planned.standby,
-            "bytes": planned.bytes_needed,
-            "step_ms": round(planned.step_ms, 3),
-            "reason": planned.reason,
-        }
-        for planned in plan.ranges
-    ]
-    return {
-        "event": "planned",
-        "ranges": ranges,
-        "token_ms": round(plan.token_ms, 3),
-        "notes": list(plan.notes),
-    }
-
-
-def _report(event: str, assignment: Assignment, **details: object) -> Report:
-    return Report(
-        {
-            "event": event,
-            "peer": assignment.peer,
-            "layers": str(assignment.range),
-            "standby": assignment.standby,
-            **details,
-        }
-    )

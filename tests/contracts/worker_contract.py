@@ -91,9 +91,7 @@ class WorkerContract:
         assert seen == sorted(seen)
         assert seen[-1][0] == seen[-1][1] > 0
 
-    async def test_free_memory_shrinks_by_shards_and_caches_and_comes_back(
-        self, rig: Rig, clock: Clock
-    ) -> None:
+    async def test_free_memory_shrinks_by_shards_and_caches_and_comes_back(self, rig: Rig) -> None:
         at_first = rig.worker.free_bytes()
         loaded = await rig.worker.load(rig.specs[0], lambda done, total: None)
         with_shard = rig.worker.free_bytes()
@@ -143,9 +141,7 @@ class WorkerContract:
         rebuilt = await rig.worker.step(rig.specs[0].shard, lone)
         assert bytes(rebuilt.body) == bytes(expected.body)
 
-    async def test_a_truncated_cache_goes_on_as_if_the_cut_rows_had_never_been(
-        self, rig: Rig, clock: Clock
-    ) -> None:
+    async def test_a_truncated_cache_goes_on_as_if_the_cut_rows_had_never_been(self, rig: Rig) -> None:
         await rig.load_all()
         await rig.open_all()
         said = await rig.generate(5)
@@ -153,9 +149,7 @@ class WorkerContract:
         token, _ = await rig.through((said[1],), position)
         assert token == said[2]
 
-    async def test_a_changed_row_in_the_prompt_changes_what_enters_the_last_stage(
-        self, rig: Rig, clock: Clock
-    ) -> None:
+    async def test_a_changed_row_in_the_prompt_changes_what_enters_the_last_stage(self, rig: Rig) -> None:
         await rig.load_all()
         await rig.open_all()
         await rig.open_all(OTHER)
@@ -234,9 +228,7 @@ class WorkerContract:
             await rig.worker.load(replace(rig.specs[0], config=b"{"), lambda done, total: None)
         await rig.load_all()
 
-    async def test_a_crash_ends_pending_and_later_calls_until_a_new_process_is_up(
-        self, rig: Rig, clock: Clock
-    ) -> None:
+    async def test_a_crash_ends_pending_and_later_calls_until_a_new_process_is_up(self, rig: Rig) -> None:
         await rig.load_all()
         await rig.open_all()
         await rig.generate(2)
