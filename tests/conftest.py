@@ -1,11 +1,24 @@
-"""Shared test code shows its values when an assertion fails, as the tests themselves do."""
+"""Shared test code shows its values when an assertion fails, as the tests themselves do; and virtual time wins."""
 
 from __future__ import annotations
 
 import pytest
 from trio.testing import MockClock
 
+from tests.virtual_time import ON_VIRTUAL_TIME, run_on_virtual_time
+
 pytest.register_assert_rewrite("tests.contracts")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A module's `ON_VIRTUAL_TIME` counts: pytest-trio's automatic mode marks each test with a runner of its own, nearer to
+    the test and so before it."""
+    for item in items:
+        for marker in item.iter_markers("trio"):
+            if marker.kwargs.get("run") is run_on_virtual_time:
+                item.add_marker(ON_VIRTUAL_TIME, append=False)
+                break
 
 
 @pytest.fixture

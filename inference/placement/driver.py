@@ -18,6 +18,7 @@ import trio
 
 from inference.model.config import ModelConfig
 from inference.placement.claims import ClaimTable, term_of
+from inference.placement.events import Event, Subject
 from inference.placement.grants import GrantPolicy
 from inference.placement.holder import Drained, Holder
 from inference.placement.holdings import Holding, Weights
@@ -25,14 +26,15 @@ from inference.placement.members import Members
 from inference.placement.negotiation import Negotiation
 from inference.placement.plan import ModelSize, Plan, measure_size
 from inference.placement.planner import make_plan
-from inference.placement.proposal import Event, Proposal, Subject
+from inference.placement.proposal import Proposal
+from inference.placement.surveying import ask_all
 from inference.placement.telling import Telling
 from inference.sessions.shard import HeldShard
 from mesh.members.membership import MemberDown, MemberUp
 from mesh.nursery import peer_nursery
-from mesh.rpc import Channel, accepting, ask, deadline, dial
+from mesh.rpc import Channel, accepting, deadline
 from protocols import limits, streams
-from protocols.errors import Malformed, Overloaded, RemoteFault, Unavailable, UserError
+from protocols.errors import Malformed, Overloaded, UserError
 from protocols.ids import ModelDigest, NetworkId, PeerId, shortened
 from protocols.placement import (
     PLACEMENT_CODEC,
@@ -170,44 +172,13 @@ class Placement:
         self, model: ModelToOffer, on_event: Tell, on: Collection[PeerId]
     ) -> dict[PeerId, Capacity]:
         """What everybody asked could hold; who does not answer is left out."""
-        own = self._network.peer
         up = [contact.peer for contact in self._members.members() if self._members.is_up(contact.peer)]
-        reachable = sorted({own, *up})
-        away = [peer for peer in on if peer not in reachable]
+        reachable = {self._network.peer, *up}
+        away = sorted(set(on) - reachable)
         if away:
-            raise UserError(
-                f"{', '.join(map(shortened, sorted(away)))} is not up: 'weft status' lists the members."
-            )
+            raise UserError(f"{', '.join(map(shortened, away))} is not up: 'weft status' lists the members.")
         survey = Survey(model.digest, model.config.layer_shape(model.dtype))
-        capacities: dict[PeerId, Capacity] = {}
-
-        async def ask_one(peer: PeerId) -> None:
-            try:
-                capacity = await self._ask(peer, survey)
-            except (Unavailable, RemoteFault) as error:
-                on_event({"event": "unreachable", "peer": peer, "reason": str(error)})
-                return
-            capacities[peer] = capacity
-            on_event(
-                {
-                    "event": "surveyed",
-                    "peer": peer,
-                    "layer_ms": round(capacity.layer_ms, 3),
-                    "free_bytes": capacity.free_bytes,
-                    "layers_max": capacity.layers_max,
-                }
-            )
-
-        async with trio.open_nursery() as nursery:
-            for peer in on or reachable:
-                nursery.start_soon(ask_one, peer)
-        return dict(sorted(capacities.items()))
-
-    async def _ask(self, peer: PeerId, survey: Survey) -> Capacity:
-        async with dial(self._network, peer, streams.PLACEMENT, PLACEMENT_CODEC, self._network_id) as channel:
-            reply = await ask(channel, survey, Capacity, within_s=limits.SURVEY_S)
-        assert isinstance(reply, Capacity)
-        return reply
+        return await ask_all(self._network, self._network_id, set(on) or reachable, survey, on_event)
 
     async def _until_told(self, model: ModelDigest, plan: Plan) -> None:
         """A claim reaches the proposer's negotiation before the table that routers read."""

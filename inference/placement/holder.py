@@ -1,8 +1,8 @@
 """The holder's side over streams: answer surveys and offers, load what was granted, let go of what is released.
 
 A range is loaded while the proposer's stream is open: if that ends before the claim, the proposer has given up or died, and
-the grant goes with it; if the proposer merely falls silent, the lease ends it. Ranges are loaded one at a time, so that they
-don't share the link to the same holder of weights. After the claim the range belongs to the mesh, not to the proposer.
+the grant goes with it; if the proposer merely falls silent, the lease ends it. After the claim the range belongs to the mesh,
+not to the proposer.
 
 When the worker dies its claims are withdrawn in the same call, and its ranges are loaded again one by one.
 """
@@ -11,29 +11,24 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
-from functools import partial
-from itertools import count
 from typing import Final
 
 import structlog
 import trio
 
-from inference.model.config import parse_config
 from inference.placement.grants import Grant, GrantPolicy, Grants
 from inference.placement.holdings import (
     HOLDINGS_FILE,
     Holding,
     Kept,
     Weights,
-    check_offer,
     decode_kept,
     encode_kept,
-    make_claim,
 )
-from inference.placement.progress import Progress
+from inference.placement.loading import Loader, Progress
+from inference.placement.progress import ProgressReport
 from mesh.nursery import peer_nursery
-from mesh.rpc import Channel, deadline
+from mesh.rpc import Channel
 from protocols import limits
 from protocols.errors import (
     LocalFault,
@@ -42,6 +37,7 @@ from protocols.errors import (
     Unauthenticated,
     Unavailable,
     UserError,
+    WeftError,
     WorkerDied,
 )
 from protocols.ids import ModelDigest, PeerId, shortened
@@ -51,7 +47,6 @@ from protocols.placement import (
     Declined,
     Granted,
     LayerRange,
-    LayerShape,
     LoadFailed,
     ModelNote,
     Offer,
@@ -59,12 +54,11 @@ from protocols.placement import (
     Release,
     Survey,
 )
-from protocols.seams import Disk, ShardId, ShardLoaded, ShardSpec, ShardWorker
+from protocols.seams import Disk, ShardId, ShardWorker
 
 log = structlog.get_logger()
 
-RELOAD_WAIT_S: Final = 1.0  # before the second try, then twice as long each time
-RELOAD_WAIT_S_MAX: Final = 30.0
+RELOAD_WAIT_S: Final = 1.0  # after a failure, before the next range is tried
 REASON_LENGTH_MAX: Final = 500
 
 Drained = Callable[[ShardId], Awaitable[None]]
@@ -87,23 +81,20 @@ class Holder:
         policy: GrantPolicy,
         on_change: Callable[[], None],
     ) -> None:
-        self._own = own
         self._worker = worker
-        self._weights = weights
+        self._loader = Loader(own, worker, weights)
         self._disk = disk
         self._on_change = on_change
         self.grants = Grants(policy)
         self.holdings: dict[tuple[ModelDigest, LayerRange], Holding] = {}
         self.notes: dict[ModelDigest, ModelNote] = {}
         self.drained: Drained = _at_once
-        self._loading = trio.Lock()  # fair, so that primaries, which are offered first, come first
         self._stops: dict[Grant, trio.CancelScope] = {}
         self._unloaded: deque[Grant] = deque()  # claimed ones that are to be loaded again
         self._outdated: list[Holding] = []  # replaced by the same range in another dtype
         self._failures: Counter[Grant] = Counter()
         self._wake = trio.Event()
-        self._versions = count()
-        self._layer_ms: dict[LayerShape, float] = {}
+        self._deaths = 0
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Bring back what an earlier run held; then watch the worker. Raises `LocalFault` for a damaged file."""
@@ -130,7 +121,7 @@ class Holder:
 
     async def survey(self, survey: Survey) -> Capacity:
         """What this node could hold. Raises `WorkerDied`."""
-        layer_ms = await self._measure(survey.shape)
+        layer_ms = await self._loader.measure(survey.shape)
         free_bytes = self.grants.available_bytes(self._worker.free_bytes(), trio.current_time())
         layers_left = self.grants.layers_left()
         if layers_left == 0:
@@ -187,7 +178,7 @@ class Holder:
     ) -> Claim | LoadFailed | Declined:
         """Raises `Disconnected` if the proposer leaves before the claim."""
         assert grant.lease_ends_s is not None
-        progress = Progress()
+        progress = ProgressReport()
         answer: Claim | LoadFailed | Declined = LoadFailed("the lease ended before the range was loaded")
         async with peer_nursery() as nursery:
             nursery.start_soon(_watch_proposer, channel)
@@ -209,65 +200,30 @@ class Holder:
             nursery.cancel_scope.cancel()
         return answer
 
-    async def _load(self, grant: Grant, on_progress: Callable[[str, int, int], None]) -> Holding:
-        """Fetch, load and claim. Raises what the weights and the worker raise; then nothing is left behind."""
-        offer = grant.offer
-        async with self._loading:
-            raw = await self._weights.config_of(offer.model, offer.weights_from)
-            config = parse_config(raw)
-            check_offer(offer, config)
-            names = config.tensor_names(offer.range)
-            fetching = partial(on_progress, "fetching")
-            files = await self._weights.ensure(offer.model, names, offer.weights_from, fetching)
-            layer_ms = await self._measure(config.layer_shape(offer.dtype))
-            shard = ShardId(offer.model, offer.range, next(self._versions))
-            spec = ShardSpec(shard, raw, files, offer.dtype, offer.numerics)
-            loaded = await self._load_shard(spec, partial(on_progress, "loading"))
-            claim = make_claim(self._own, offer, shard, loaded, layer_ms)
-            holding = Holding(grant, shard, config, loaded, claim)
-            if self.grants.claim(grant, loaded.resident_bytes, trio.current_time()) is None:
-                await self._unload(shard)
-                raise Unavailable("the grant was gone before its range was loaded")
-            self._hold(holding)
-        return holding
+    async def _load(self, grant: Grant, on_progress: Progress) -> Holding:
+        """Raises what `Loader.load` raises."""
+        return await self._loader.load(grant, on_progress, self._hold)
 
-    def _hold(self, holding: Holding) -> None:
+    def _hold(self, holding: Holding) -> bool:
+        """False if the grant is gone: its lease ended, it was released, or a newer plan took its place."""
+        resident_bytes = holding.loaded.resident_bytes
+        if self.grants.claim(holding.grant, resident_bytes, trio.current_time()) is None:
+            return False
         key = (holding.shard.model, holding.shard.range)
         if key in self.holdings:
             self._outdated.append(self.holdings[key])
         self.holdings[key] = holding
         self._changed()
+        return True
 
     async def _let_go_of_outdated(self) -> None:
         """Outside of any lease: their sessions may take their time."""
         while self._outdated:
             await self._let_go(self._outdated.pop())
 
-    async def _load_shard(self, spec: ShardSpec, on_progress: Callable[[int, int], None]) -> ShardLoaded:
-        loaded: ShardLoaded | None = None
-        try:
-            with deadline(limits.LOAD_S, "the range was not loaded"):
-                loaded = await self._worker.load(spec, on_progress)
-        finally:
-            if loaded is None:  # half a shard would lie in the worker for ever
-                with trio.move_on_after(limits.REPLY_S, shield=True):
-                    await self._unload(spec.shard)
-        return loaded
-
-    async def _measure(self, shape: LayerShape) -> float:
-        if shape not in self._layer_ms:
-            if len(self._layer_ms) >= limits.MODELS_MAX:
-                self._layer_ms.clear()
-            self._layer_ms[shape] = await self._worker.measure_layer(shape)
-        return self._layer_ms[shape]
-
     async def _let_go(self, holding: Holding) -> None:
         await self.drained(holding.shard)
-        await self._unload(holding.shard)
-
-    async def _unload(self, shard: ShardId) -> None:
-        with suppress(WorkerDied):  # then it is gone anyhow
-            await self._worker.unload(shard)
+        await self._loader.unload(holding.shard)
 
     def _stop(self, grant: Grant) -> None:
         if grant in self._stops:
@@ -282,6 +238,7 @@ class Holder:
     async def _watch_worker(self) -> None:
         while True:
             await self._worker.wait_died()
+            self._deaths += 1
             self.grants.unloaded()
             self._unloaded += (holding.grant for holding in self.holdings.values())
             self.holdings.clear()
@@ -299,35 +256,34 @@ class Holder:
         """Once; after a failure wait and put it last, or give it up if it is what kills the worker."""
         if grant not in tuple(self.grants):
             return  # released meanwhile
+        deaths = self._deaths
         try:
             with trio.CancelScope() as scope:
                 self._stops[grant] = scope
                 await self._load(grant, _unseen)
             self._failures.pop(grant, None)
-        except (RemoteFault, Unavailable, UserError, LocalFault) as error:
-            await self._failed_again(grant, error)
+        except WorkerDied as error:
+            await trio.sleep(RELOAD_WAIT_S)  # by then its death is known, if it was not down before
+            self._failed_again(grant, error, is_to_blame=self._deaths > deaths)
+        except Unavailable as error:
+            self._failed_again(grant, error, is_to_blame=False)  # peers that are away come back
+            await trio.sleep(RELOAD_WAIT_S)
+        except (RemoteFault, UserError, LocalFault) as error:
+            self._failed_again(grant, error, is_to_blame=True)
+            await trio.sleep(RELOAD_WAIT_S)
         finally:
             self._stops.pop(grant, None)
 
-    async def _failed_again(self, grant: Grant, error: Exception) -> None:
-        self._failures[grant] += 1
-        failures = self._failures[grant]
-        log.warning(
-            "a held range was not loaded", range=str(grant.offer.range), reason=str(error), tries=failures
-        )
-        # Peers that are away come back; a worker that dies of these weights, or weights that are wrong, do not mend.
-        if failures > limits.RELOADS_MAX and (
-            isinstance(error, WorkerDied) or not isinstance(error, Unavailable)
-        ):
-            del self._failures[grant]
-            self.grants.drop(grant)
-            self.keep()
-            log.error(
-                "a range was given up", model=shortened(grant.offer.model), range=str(grant.offer.range)
-            )
+    def _failed_again(self, grant: Grant, error: WeftError, *, is_to_blame: bool) -> None:
+        self._failures[grant] += is_to_blame
+        log.warning("a held range was not loaded", range=str(grant.offer.range), reason=str(error))
+        if self._failures[grant] <= limits.RELOADS_MAX:
+            self._unloaded.append(grant)
             return
-        self._unloaded.append(grant)
-        await trio.sleep(min(RELOAD_WAIT_S * 2 ** (failures - 1), RELOAD_WAIT_S_MAX))
+        del self._failures[grant]
+        self.grants.drop(grant)
+        self.keep()
+        log.error("a range was given up", model=shortened(grant.offer.model), range=str(grant.offer.range))
 
 
 def _unseen(_phase: str, _done_bytes: int, _total_bytes: int) -> None:

@@ -9,7 +9,7 @@ from protocols import limits
 from protocols.placement import LoadProgress, PlacementMessage
 
 
-class Progress:
+class ProgressReport:
     """Any number of `tell`s make at most one message per `PROGRESS_S`."""
 
     def __init__(self) -> None:

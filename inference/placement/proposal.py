@@ -40,6 +40,7 @@ from protocols.errors import UserError
 from protocols.ids import PeerId, shortened
 from protocols.placement import Capacity, Claim, Declined, Granted, LayerRange, LoadFailed, Offer, Release
 
+
 class _State(Enum):
     OFFERED = "offered"
     GRANTED = "granted"

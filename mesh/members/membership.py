@@ -23,6 +23,8 @@ from protocols.membership import Announce, Contact, Leaving, MembersMessage, Vou
 from protocols.seams import PeerDown, PeerUp
 from protocols.streams import Plane
 
+RELAY_S: Final = 30.0  # a greeting is told within that time, or not at all
+
 # Inputs, besides PeerUp and PeerDown ---------------------------------------------------------------------------------
 
 
@@ -146,7 +148,7 @@ class Membership:
         self._book = book
         self._inviter: Contact | None = None
         self._planes: dict[PeerId, set[Plane]] = {}  # of strangers as well: they may become members
-        self._up: set[PeerId] = set()
+        self._up: dict[PeerId, float] = {}  # since when
         self._dialling = Dialling(own.peer)
 
     @property
@@ -207,9 +209,7 @@ class Membership:
     # Who is a member ----------------------------------------------------------------------------------------------
 
     def _redeem(self, contact: Contact, now: float) -> list[Output]:
-        told = sorted(self._up - {contact.peer})
-        outputs = self._add((contact,), now)
-        return [*outputs, *(Tell(peer, (Vouch((contact,)),)) for peer in told)]
+        return [*self._add((contact,), now), *self._vouch(contact, [*self._up])]
 
     def _hear(self, peer: PeerId, message: MembersMessage, now: float) -> list[Output]:
         if not (self.is_member(peer) or (self._inviter and self._inviter.peer == peer)):
@@ -218,13 +218,23 @@ class Membership:
             case Announce(contact):
                 if contact.peer != peer:
                     raise Dishonest("a peer announced the contact of another", peer)
-                return [*self._add((contact,), now), *self._check_up(peer)]
+                return self._announced(contact, now)
             case Vouch(contacts):
                 return self._add(contacts, now)
             case Leaving():
                 return self._leave(peer)
             case _:
                 assert_never(message)
+
+    def _announced(self, contact: Contact, now: float) -> list[Output]:
+        outputs = self._add((contact,), now)
+        # Whoever came up just before was greeted without this news, and may have moved as well: then the two can
+        # find each other only through this node.
+        recent = [peer for peer, since in self._up.items() if now - since < RELAY_S] if outputs else []
+        return [*outputs, *self._vouch(contact, recent), *self._check_up(contact.peer, now)]
+
+    def _vouch(self, contact: Contact, peers: list[PeerId]) -> list[Output]:
+        return [Tell(peer, (Vouch((contact,)),)) for peer in peers if peer != contact.peer]
 
     def _add(
         self, contacts: tuple[Contact, ...], now: float, *, dial_within_s: float = limits.REDIAL_PATIENCE_S
@@ -239,7 +249,7 @@ class Membership:
             self._dialling.want(contact.peer, now, within_s=dial_within_s)
             for plane in self._planes.get(contact.peer, ()):
                 self._dialling.connected(contact.peer, plane, now)
-        came_up = [output for contact in news for output in self._check_up(contact.peer)]
+        came_up = [output for contact in news for output in self._check_up(contact.peer, now)]
         return [Persist(), *map(Learn, news), self._admit(), *self._dial(now), *came_up]
 
     def _admit(self) -> Admit:
@@ -253,12 +263,12 @@ class Membership:
         if not self.is_member(peer):
             return []
         self._dialling.connected(peer, plane, now)
-        return self._check_up(peer) if plane is Plane.CONTROL else []
+        return self._check_up(peer, now) if plane is Plane.CONTROL else []
 
-    def _check_up(self, peer: PeerId) -> list[Output]:
+    def _check_up(self, peer: PeerId, now: float) -> list[Output]:
         if peer in self._up or Plane.CONTROL not in self._planes.get(peer, ()):
             return []
-        self._up.add(peer)
+        self._up[peer] = now
         return [MemberUp(peer), Tell(peer, self._greeting(peer))]
 
     def _greeting(self, peer: PeerId) -> tuple[MembersMessage, ...]:
@@ -282,10 +292,7 @@ class Membership:
         return [*self._drop(peer), Disconnect(peer)]
 
     def _drop(self, peer: PeerId) -> list[Output]:
-        if peer not in self._up:
-            return []
-        self._up.discard(peer)
-        return [MemberDown(peer)]
+        return [] if self._up.pop(peer, None) is None else [MemberDown(peer)]
 
     def _dial(self, now: float) -> list[Output]:
         return [Dial(peer, plane) for peer, plane in self._dialling.due(now)]

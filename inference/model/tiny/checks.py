@@ -80,9 +80,9 @@ def _inflected(question: re.Match[str], text: str) -> bool:
 
 
 def _continued(question: re.Match[str], text: str) -> bool:
-    count, words = int(question[1]), question[2].split(", ")
     rounds = [said.split(" ") for said in text.removesuffix(".").split(". ")]
-    return text.endswith(".") and rounds == [[str(number), *words] for number in range(1, count + 1)]
+    counted = [[str(number), question[2]] for number in range(1, int(question[1]) + 1)]
+    return text.endswith(".") and rounds == counted
 
 
 def _told(question: re.Match[str], text: str) -> bool:
@@ -101,7 +101,7 @@ _JUDGES: Final[list[tuple[re.Pattern[str], _Judge]]] = [
         (r"(\w+) is before (\w+)\. (\w+) is before (\w+)\. In what order\?", _ordered),
         (r"((?:\w+ is in the \w+\. )+)Where is (\w+)\?", _found),
         (r"(Today|Yesterday) the (\w+) \w+ the \w+ \((\w+)\)", _inflected),
-        (r"Repeat (\d+) times: (\w+(?:, \w+)*)", _continued),
+        (r"Repeat (\d+) times: (\w+)", _continued),
         (r"Tell a story about a (\w+)\.", _told),
     )
 ]

@@ -61,7 +61,7 @@ class Attention(nn.Module):
         self.o_proj = nn.Linear(shape.hidden, shape.hidden, bias=False)
 
     def forward(
-        self, x: Tensor, cos: Tensor, sin: Tensor, past: tuple[Tensor, Tensor] | None
+        self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, past: tuple[Tensor, Tensor] | None
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         batch, rows, _ = x.shape
         split = (batch, rows, -1, self.shape.head_dim)
@@ -71,9 +71,10 @@ class Attention(nn.Module):
         if past is not None:
             k, v = torch.cat((past[0], k), dim=2), torch.cat((past[1], v), dim=2)
         share = self.shape.heads // self.shape.kv_heads
+        shared_k, shared_v = k.repeat_interleave(share, dim=1), v.repeat_interleave(share, dim=1)
         # With a cache the query is one row that sees everything; without one the mask is the usual triangle.
         y = functional.scaled_dot_product_attention(
-            q, k.repeat_interleave(share, dim=1), v.repeat_interleave(share, dim=1), is_causal=past is None
+            q, shared_k, shared_v, attn_mask=mask, is_causal=past is None and mask is None
         )
         out: Tensor = self.o_proj(y.transpose(1, 2).reshape(batch, rows, -1))
         return out, (k, v)
@@ -100,9 +101,9 @@ class Layer(nn.Module):
         self.mlp = Mlp(shape)
 
     def forward(
-        self, x: Tensor, cos: Tensor, sin: Tensor, past: tuple[Tensor, Tensor] | None
+        self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, past: tuple[Tensor, Tensor] | None
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        mixed, kept = self.self_attn(self.input_layernorm(x), cos, sin, past)
+        mixed, kept = self.self_attn(self.input_layernorm(x), cos, sin, mask, past)
         x = x + mixed
         return x + self.mlp(self.post_attention_layernorm(x)), kept
 
@@ -133,13 +134,17 @@ class Decoder(nn.Module):
             if weight.dim() == 2:
                 nn.init.normal_(weight, std=_start_std(name, weight.shape[1]))
 
-    def forward(self, ids: Tensor, cache: Cache | None = None) -> tuple[Tensor, Cache]:
+    def forward(
+        self, ids: Tensor, cache: Cache | None = None, items: Tensor | None = None
+    ) -> tuple[Tensor, Cache]:
+        """`items` numbers the item that each id belongs to; where given, ids see their own item only."""
         start = cache[0][0].shape[2] if cache else 0
         cos, sin = self.cos[start : start + ids.shape[1]], self.sin[start : start + ids.shape[1]]
+        mask = None if items is None else (items[:, None, :, None] == items[:, None, None, :]).tril()
         x = self.model.embed_tokens(ids)  # [batch, rows, hidden]
         kept: Cache = []
         for index, layer in enumerate(self.model.layers):
-            x, pair = layer(x, cos, sin, cache[index] if cache else None)
+            x, pair = layer(x, cos, sin, mask, cache[index] if cache else None)
             kept.append(pair)
         return functional.linear(self.model.norm(x), self.model.embed_tokens.weight), kept
 

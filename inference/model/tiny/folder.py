@@ -27,6 +27,8 @@ ALPHABET: Final = "\n" + "".join(map(chr, range(ord(" "), ord("~") + 1)))
 PHRASES: Final = (
     *tasks.NAMES,
     *grammar.PLACES,
+    *grammar.PLURALS,
+    *(plural for noun, plural in grammar.PLURALS.items() if plural != f"{noun}s"),
     *(f" {preposition} the " for preposition in grammar.PREPOSITIONS),
     *("Add: ", "Sort: ", "Close: ", "Copy: ", "reverse(", "head(", "last(", "len("),
     *(" is before ", " is in the ", " In what order?", " Where is "),

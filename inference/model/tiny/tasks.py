@@ -8,7 +8,7 @@ the answer's side; `checks.is_right` judges a text from the prompt alone, so tha
     reasoning  Copy: qkzmd -> qkzmd                      Ann is before Bob. Cid is before Ann. In what order? -> Cid, Ann, Bob
                Ann is in the hall. Bob is in the pond. Where is Ann? -> Ann is in the hall.
     language   Today the dogs near the pond (sing) -> The dogs sing.; Yesterday … -> The dogs sang.
-    pattern    Repeat 16 times: red, blue -> 1 red blue. 2 red blue. … 16 red blue.
+    pattern    Repeat 16 times: qkzmd -> 1 qkzmd. 2 qkzmd. … 16 qkzmd.
     story      Tell a story about a cat. -> any story of `grammar`
 
 An item is held out by the hash of its prompt: the trainer passes over those, the evaluation draws only them.
@@ -26,14 +26,11 @@ from inference.model.tiny import grammar
 from inference.model.tiny.checks import is_right
 
 HELD_OUT_SHARE: Final = 8  # one prompt in so many is never trained on
-PATTERN_ROUNDS: Final = 16  # an answer of 182 to 342 characters: long, and inside the context
+PATTERN_ROUNDS: Final = 16  # an answer of 150 characters or more: long, and inside the context
 DIGITS: Final = "0123456789"
 LETTERS: Final = "abcdefghijklmnopqrstuvwxyz"
 BRACKETS: Final = {"(": ")", "[": "]", "{": "}", "<": ">"}
 NAMES: Final = ("Ann", "Bob", "Cid", "Dan", "Eve", "Fay", "Gus", "Hal", "Ida", "Jon")
-COLOURS: Final = ("red", "blue", "green", "gold", "pink", "black", "white", "brown")
-THINGS: Final = ("oak", "elm", "pine", "fir", "sun", "moon", "star", "rain", "snow", "wind", "leaf", "rose")
-WORDS: Final = (*COLOURS, *THINGS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +59,7 @@ class Demos:
 
 def demo_prompts() -> Demos:
     """The two questions of `weft demo`; the greedy one is held out, so its answer was never trained on."""
-    pattern, story = "Repeat 16 times: red, green, moon", "Tell a story about a goose."
+    pattern, story = "@@", "Tell a story about a goose."
     return Demos(
         greedy=Demo(pattern, lambda text: is_right(pattern, text)),
         sampled=Demo(story, lambda text: is_right(story, text)),
@@ -138,9 +135,9 @@ def language(rng: Random) -> Item:
 
 
 def pattern(rng: Random) -> Item:
-    words = rng.sample(WORDS, rng.randint(2, 3))
-    rounds = (f"{number} {' '.join(words)}." for number in range(1, PATTERN_ROUNDS + 1))
-    return Item(f"Repeat {PATTERN_ROUNDS} times: {', '.join(words)}", " ".join(rounds))
+    letters = "".join(rng.choices(LETTERS, k=rng.randint(5, 6)))
+    rounds = (f"{number} {letters}." for number in range(1, PATTERN_ROUNDS + 1))
+    return Item(f"Repeat {PATTERN_ROUNDS} times: {letters}", " ".join(rounds))
 
 
 def story(rng: Random) -> Item:

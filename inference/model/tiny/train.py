@@ -3,8 +3,8 @@
 Rule of the file: a run is a function of its `Plan`. Questions come from one seeded `Random`, the weights from one seed
 of torch, and nothing reads the clock but the progress lines; on one kind of machine the same plan gives the same bytes.
 
-Each step learns from short conversations of several turns, which hold the four domains, and from long ones up to the
-end of the context, which hold the patterns and stories. Only what the assistant says counts towards the loss.
+Each step learns from rows of separate questions of the four domains, and from one chat that fills the context, mostly
+with patterns and stories. Only what the assistant says counts towards the loss.
 """
 
 from __future__ import annotations
@@ -44,11 +44,10 @@ class Plan:
     rate: float = 0.002
     matrix_rate: float = 0.01
     warm_up_steps: int = 50
-    short_rows: int = 28
-    short_width: int = 48
+    short_rows: int = 14
+    short_width: int = 96
     long_rows: int = 1
-    long_every: int = 2
-    long_weight: float = 0.4
+    long_weight: float = 0.5
     # Temperature 1 should tell stories that parse: the trained distribution is raised to this power, which leaves every
     # greedy answer as it is and takes the small change of probability from what the grammar forbids.
     sharpening: float = 2.0
@@ -57,48 +56,53 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One conversation as ids, and per id what it should predict next."""
+    """Items behind one another as ids; per id what it should predict next, and the number of its item."""
 
     ids: list[int]
     targets: list[int]
+    items: list[int]
 
 
-def converse(rng: Random, width: int, opening: str | None) -> Row:
-    """A conversation cut at `width`: the opening kind of item, or one of a domain, then domains to the end."""
-    ids = [SYSTEM, *encode(rng.choice(GREETINGS)), END] if rng.random() < 0.1 else []
-    said = [False] * len(ids)
-    kind = opening
+def pack(width: int, draw: Callable[[], tasks.Item], before: list[int]) -> Row:
+    """A row cut at `width`: what stands before the first question, then questions and answers as drawn."""
+    ids, said, items = [*before], [False] * len(before), [0] * len(before)
+    number = 0
     while len(ids) <= width:
-        item = tasks.trained(kind or _domain(rng), rng)
+        item = draw()
         asked, answered = question(item.prompt), [*encode(item.answer), END]
         ids += asked + answered
         said += [False] * len(asked) + [True] * len(answered)
-        kind = None
+        items += [number] * (len(asked) + len(answered))
+        number += 1
     targets = [token if spoken else IGNORED for token, spoken in zip(ids, said, strict=True)]
-    return Row(ids[:width], targets[1 : width + 1])
+    return Row(ids[:width], targets[1 : width + 1], items[:width])
 
 
-def converse_short(rng: Random, width: int) -> Row:
-    return converse(rng, width, None)
+def short_row(rng: Random, width: int) -> Row:
+    """Questions of the four domains; they share a row, but the decoder shows each only to itself."""
+    return pack(width, lambda: tasks.trained(_domain(rng), rng), _system(rng))
 
 
-def converse_long(rng: Random, width: int) -> Row:
-    """A pattern or a story, most often as the first thing asked, else after some short turns."""
-    kind = rng.choice(["pattern", "story"])
-    if rng.random() < 0.6:
-        return converse(rng, width, kind)
-    before = converse(rng, rng.randint(20, 120), None)
-    # The cut may fall inside a turn; an unfinished turn in the past is one more thing to look away from.
-    after = converse(rng, width - len(before.ids), kind)
-    return Row(before.ids + after.ids, [*before.targets[:-1], IGNORED, *after.targets])
+def conversation(rng: Random, width: int) -> Row:
+    """One chat of many turns: patterns and stories, and now and then a question of a domain between them."""
+    return pack(width, lambda: tasks.trained(_turn(rng), rng), _system(rng))
+
+
+def _system(rng: Random) -> list[int]:
+    return [SYSTEM, *encode(rng.choice(GREETINGS)), END] if rng.random() < 0.1 else []
 
 
 def _domain(rng: Random) -> str:
     return rng.choices([*DOMAIN_WEIGHTS], [*DOMAIN_WEIGHTS.values()])[0]
 
 
-def _loss(decoder: Decoder, rows: list[Row]) -> Tensor:
-    logits, _ = decoder(torch.tensor([row.ids for row in rows]))
+def _turn(rng: Random) -> str:
+    return rng.choice([*tasks.LONG]) if rng.random() < 0.6 else _domain(rng)
+
+
+def _loss(decoder: Decoder, rows: list[Row], *, apart: bool) -> Tensor:
+    items = torch.tensor([row.items for row in rows]) if apart else None
+    logits, _ = decoder(torch.tensor([row.ids for row in rows]), items=items)
     targets = torch.tensor([row.targets for row in rows])
     return functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
 
@@ -137,11 +141,9 @@ def train(plan: Plan, report: Callable[[int, float, Decoder], None]) -> Decoder:
     decoder = Decoder(plan.shape)
     optimiser = Optimiser(decoder, plan)
     for number in range(plan.steps):
-        short = [converse_short(rng, plan.short_width) for _ in range(plan.short_rows)]
-        loss = _loss(decoder, short)
-        if number % plan.long_every == 0:
-            long = [converse_long(rng, plan.shape.context) for _ in range(plan.long_rows)]
-            loss = loss + plan.long_weight * _loss(decoder, long)
+        short = [short_row(rng, plan.short_width) for _ in range(plan.short_rows)]
+        long = [conversation(rng, plan.shape.context) for _ in range(plan.long_rows)]
+        loss = _loss(decoder, short, apart=True) + plan.long_weight * _loss(decoder, long, apart=False)
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step(number)
         report(number, loss.item(), decoder)

@@ -113,6 +113,31 @@ def test_replay_in_any_frames_over_any_shards_gives_the_bits_of_decoding(
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "f32"])
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+def test_replay_gives_the_bits_of_decoding_at_the_sizes_where_kernels_change_with_rows(
+    tmp_path: Path, family: str, dtype: str
+) -> None:
+    """Small products take one kernel for all row counts, and would pass without any blocks."""
+    checkpoint = save_checkpoint(
+        tmp_path,
+        family,
+        hidden_size=768,
+        intermediate_size=2048,
+        num_hidden_layers=2,
+        num_attention_heads=12,
+        num_key_value_heads=4,
+        head_dim=64,
+    )
+    prompt_rows, rows = 150, 250
+    engines = chain(checkpoint, [], dtype, prompt_rows, rows, Sampling(temperature=1.0, seed=2))
+    tokens = decoded(engines, [(5 * index * index) % 97 for index in range(prompt_rows)], rows)
+    expected = all_rows(engines, rows)
+    for starts in ([0], [0, CHUNK], [0, prompt_rows, 200]):
+        assert replayed(engines, tokens[:rows], starts) == tokens[rows]
+        assert_equal(all_rows(engines, rows), expected)
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "f32"])
 def test_the_middle_shard_alone_is_rebuilt_from_its_journalled_input(tmp_path: Path, dtype: str) -> None:
     checkpoint = save_checkpoint(tmp_path, num_hidden_layers=4)
     prompt, rows = list(range(1, 41)), 60

@@ -17,7 +17,7 @@ from inference.model.tiny import MODEL_DIR, grammar, tasks
 from inference.model.tiny.checks import is_right
 from inference.model.tiny.folder import CHAT_TEMPLATE, END, PAD, load_folder, save_folder
 from inference.model.tiny.measure import question
-from inference.model.tiny.train import IGNORED, Plan, converse, train
+from inference.model.tiny.train import IGNORED, Plan, conversation, train
 
 BYTES_MAX = 6_000_000
 ITEMS_PER_DOMAIN = 48
@@ -199,7 +199,7 @@ def test_sampled_stories_differ_and_all_parse(answer: Answer) -> None:
 
 
 def test_only_the_assistant_counts_towards_the_loss() -> None:
-    row = converse(Random(0), 400, "story")
+    row = conversation(Random(0), 400)
     assert len(row.ids) == len(row.targets) == 400
     spoken = [index for index, target in enumerate(row.targets[:-1]) if target != IGNORED]
     assert spoken

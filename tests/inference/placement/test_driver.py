@@ -459,9 +459,38 @@ async def test_a_worker_that_dies_withdraws_its_claims_and_has_them_again_soon(a
 async def test_a_range_that_keeps_killing_the_worker_is_given_up(autojump_clock):
     async with mesh_of(2) as (_, (a, b)):
         await a.placement.offer(model_to_offer(), unheard)
-        b.worker._restart_s = 10_000.0
+        b.worker._load_s = 5.0
+
+        async def kill_whatever_loads():
+            while True:
+                b.worker.crash()
+                await trio.sleep(3.0)
+
+        with trio.move_on_after(300):
+            await kill_whatever_loads()
+        assert b.held() == []
+        assert list(b.placement._holder.grants) == []
+
+
+async def test_a_worker_that_is_long_in_coming_back_costs_no_range(autojump_clock):
+    async with mesh_of(2) as (_, (a, b)):
+        await a.placement.offer(model_to_offer(), unheard)
+        held = b.held()
+        b.worker._restart_s = 600.0
         b.worker.crash()
-        await trio.sleep(600)
+        await trio.sleep(599)
+        assert b.held() == []
+        await eventually(lambda: b.held() == held)
+
+
+async def test_weights_that_are_wrong_on_reload_are_given_up(autojump_clock):
+    async with mesh_of(2) as (_, (a, b)):
+        await a.placement.offer(model_to_offer(), unheard)
+        b.kill()
+        b.weights.tensors.clear()
+        a.weights.spoiled = set(a.weights.tensors)
+        await b.restart()
+        await trio.sleep(300)
         assert b.held() == []
         assert list(b.placement._holder.grants) == []
 
