@@ -184,7 +184,7 @@ class Member(msgspec.Struct, frozen=True):
 
 
 class Shard(msgspec.Struct, frozen=True):
-    """A range in this node's worker."""
+    """A range in this node's worker. `sessions`: how many have a stage open on it, whatever node they entered at."""
 
     model: str
     digest: ModelDigest
@@ -192,15 +192,15 @@ class Shard(msgspec.Struct, frozen=True):
     standby: bool
     numerics: str
     numerics_class: str
+    sessions: int = 0
 
 
 class Worker(msgspec.Struct, frozen=True):
-    """`state`: starting, ready or dead; `restarts` since the daemon started."""
+    """`state`: ready, or dead until the next one is up."""
 
     state: str
     pid: int | None
     free_bytes: int
-    restarts: int = 0
 
 
 class Connection(msgspec.Struct, frozen=True):

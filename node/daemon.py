@@ -67,7 +67,14 @@ class Daemon:
         own = seams.network.peer
         self._offering = Offering(config.model, library, self.placement, self.members, own, self.name_of)
         self._view = View(
-            network_id, seams, self.members, self.placement, self.generation, library, self.name_of
+            network_id,
+            seams,
+            self.members,
+            self.placement,
+            self.server,
+            self.generation,
+            library,
+            self.name_of,
         )
 
     @asynccontextmanager

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from inference.placement.driver import Placement
+from inference.placement.holdings import Holding
+from inference.sessions.shard import ShardServer
 from mesh.members.driver import Members
 from node import api
 from node.generation import Generation
@@ -24,6 +26,7 @@ class View:
     seams: Seams
     members: Members
     placement: Placement
+    server: ShardServer
     generation: Generation
     library: Library
     name_of: Callable[[PeerId], str]
@@ -75,9 +78,14 @@ class View:
                 holding.claim.standby,
                 holding.claim.numerics,
                 holding.claim.numerics_class,
+                self._open_on(holding),
             )
             for holding in self.placement.own_shards()
         )
+
+    def _open_on(self, holding: Holding) -> int:
+        held = (holding.claim.model, holding.claim.range)
+        return sum((opened.model, opened.range) == held for opened in self.server.sessions.values())
 
     def _worker(self) -> api.Worker:
         worker = self.seams.worker

@@ -23,12 +23,14 @@ _WILDCARDS = {"0.0.0.0": "ip4", "::": "ip6"}  # noqa: S104  (to tell what the us
 async def bind(addresses: Sequence[str], option: str) -> list[trio.SocketListener]:
     """Listening sockets for multiaddrs such as /ip4/0.0.0.0/tcp/4001. Raises `UserError`, which names `option`."""
     listeners: list[trio.SocketListener] = []
+    is_bound = False
     try:
         for address in addresses:
             listeners += await _bind_one(address, option)
-    except BaseException:
-        await close_all(listeners)
-        raise
+        is_bound = True
+    finally:
+        if not is_bound:
+            await close_all(listeners)
     return listeners
 
 

@@ -188,8 +188,7 @@ class Membership:
                 self._inviter = None
                 return [self._admit()]
             case Joined(members):
-                self._inviter = None
-                return self._add(members, now, dial_within_s=0.0)
+                return self._joined(members, now)
             case Redeemed(contact):
                 return self._redeem(contact, now)
             case Heard(peer, message):
@@ -207,6 +206,13 @@ class Membership:
                 assert_never(event)
 
     # Who is a member ----------------------------------------------------------------------------------------------
+
+    def _joined(self, members: tuple[Contact, ...], now: float) -> list[Output]:
+        self._inviter = None
+        outputs = self._add(members, now)
+        for contact in self._book:  # some may have been vouched for before the answer came
+            self._dialling.want(contact.peer, now, within_s=0.0)
+        return [*outputs, self._admit(), *self._dial(now)]
 
     def _redeem(self, contact: Contact, now: float) -> list[Output]:
         return [*self._add((contact,), now), *self._vouch(contact, [*self._up])]
@@ -236,21 +242,20 @@ class Membership:
     def _vouch(self, contact: Contact, peers: list[PeerId]) -> list[Output]:
         return [Tell(peer, (Vouch((contact,)),)) for peer in peers if peer != contact.peer]
 
-    def _add(
-        self, contacts: tuple[Contact, ...], now: float, *, dial_within_s: float = limits.REDIAL_PATIENCE_S
-    ) -> list[Output]:
-        """`contacts` are of members now; only what is news has consequences. A node that is new or has moved dials by itself."""
+    def _add(self, contacts: tuple[Contact, ...], now: float) -> list[Output]:
+        """`contacts` are of members now; only what is news has consequences."""
         news = [
             contact for contact in contacts if contact.peer != self.own.peer and self._book.merge(contact)
         ]
         if not news:
             return []
         for contact in news:
-            self._dialling.want(contact.peer, now, within_s=dial_within_s)
+            # A node that is new or has moved dials by itself; this one does if it hears nothing.
+            self._dialling.want(contact.peer, now, within_s=limits.REDIAL_PATIENCE_S)
             for plane in self._planes.get(contact.peer, ()):
                 self._dialling.connected(contact.peer, plane, now)
         came_up = [output for contact in news for output in self._check_up(contact.peer, now)]
-        return [Persist(), *map(Learn, news), self._admit(), *self._dial(now), *came_up]
+        return [Persist(), *map(Learn, news), self._admit(), *came_up]
 
     def _admit(self) -> Admit:
         provisional = {self._inviter.peer} if self._inviter else set()

@@ -45,7 +45,7 @@ def _lines(found: dict[str, Any]) -> list[str]:
         f"http     {found['http'] or 'not yet'}",
         f"worker   {worker['state']}, {size_text(worker['free_bytes'])} free",
         *_section("members", ("node", "state"), [_member(member) for member in found["members"]]),
-        *_section("shards", ("model", "layers", "kind", "numerics"), [_shard(s) for s in found["shards"]]),
+        *_section("shards", ("model", "layers", "kind", "numerics", "sessions"), [_shard(s) for s in found["shards"]]),
         *_section("connections", ("peer", "plane", "security", "dialled by"), _connections(found)),
     ]
 
@@ -69,7 +69,8 @@ def _connections(found: dict[str, Any]) -> list[tuple[str, ...]]:
 
 def _shard(shard: dict[str, Any]) -> tuple[str, ...]:
     kind = "standby" if shard["standby"] else "serving"
-    return (f"{shard['model']} ({shortened(shard['digest'])})", shard["range"], kind, shard["numerics"])
+    model = f"{shard['model']} ({shortened(shard['digest'])})"
+    return (model, shard["range"], kind, shard["numerics"], str(shard["sessions"]))
 
 
 def _section(title: str, heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:

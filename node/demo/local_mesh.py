@@ -105,10 +105,19 @@ class LocalNode:
             self._process.kill()
             self._process.wait()
 
+    def signal(self, number: signal.Signals) -> None:
+        """Send the daemon a signal and return at once."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
     def stop(self, within_s: float = 20.0) -> int:
         """SIGTERM; the exit code."""
+        self.signal(signal.SIGTERM)
+        return self.wait_ended(within_s)
+
+    def wait_ended(self, within_s: float = 20.0) -> int:
+        """The exit code of a daemon that was told to end; raises `TimedOut` and kills it if it does not."""
         assert self._process is not None
-        self._process.send_signal(signal.SIGTERM)
         try:
             return self._process.wait(within_s)
         except subprocess.TimeoutExpired:

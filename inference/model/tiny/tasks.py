@@ -59,7 +59,7 @@ class Demos:
 
 def demo_prompts() -> Demos:
     """The two questions of `weft demo`; the greedy one is held out, so its answer was never trained on."""
-    pattern, story = "@@", "Tell a story about a goose."
+    pattern, story = "Repeat 16 times: weave", "Tell a story about a goose."
     return Demos(
         greedy=Demo(pattern, lambda text: is_right(pattern, text)),
         sampled=Demo(story, lambda text: is_right(story, text)),

@@ -1,0 +1,243 @@
+"""What a peer may send to a stage, and what becomes of everything else."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from mesh.rpc import Channel, closing, dial
+from protocols import limits, streams
+from protocols.errors import Disconnected
+from protocols.ids import SessionId
+from protocols.placement import LayerRange
+from protocols.session import (
+    CREDIT_CODEC,
+    SESSION_CODEC,
+    CloseStage,
+    Credit,
+    OpenStage,
+    Reroute,
+    Rerouted,
+    Sampled,
+    Sampling,
+    SessionMessage,
+    StageOpened,
+    StageRefused,
+    StageTrouble,
+)
+from protocols.tensor import DType, Frame, Header, Kind, Numerics, encode_prefix
+from simulations.network import NETWORK_ID
+from simulations.worker import WIDTH
+from tests.inference.sessions.ring import LAYERS, MODEL, Ring, RingNode, generate, open_ring, order
+
+SESSION = SessionId("ab" * 16)
+
+
+def opening(stage: int = 0, start: int = 6, end: int = LAYERS) -> OpenStage:
+    return OpenStage(SESSION, 0, MODEL, LayerRange(start, end), stage, None, 4, 8, Sampling())
+
+
+def rows(position: int = 0, count: int = 4, *, stage: int = 0, width: int = WIDTH, epoch: int = 0) -> Frame:
+    header = Header(
+        Kind.PREFILL,
+        SESSION,
+        epoch,
+        stage,
+        position,
+        count,
+        width,
+        position,
+        Numerics.EXACT,
+        DType.F32,
+        sample=True,
+    )
+    return Frame(header, tuple(range(count)), bytes(header.body_bytes))
+
+
+@asynccontextmanager
+async def session_with(ring: Ring, node: RingNode) -> AsyncIterator[Channel[SessionMessage]]:
+    network = ring.entry.network
+    async with dial(network, node.peer, streams.SESSION, SESSION_CODEC, NETWORK_ID) as channel:
+        yield channel
+
+
+@asynccontextmanager
+async def activations_to(ring: Ring, node: RingNode) -> AsyncIterator[Channel[Credit]]:
+    stream = await ring.entry.network.open_stream(node.peer, streams.PREFILL)
+    async with closing(stream):
+        yield Channel(stream, streams.PREFILL, CREDIT_CODEC, NETWORK_ID)
+
+
+async def next_but_progress(channel: Channel[SessionMessage]) -> SessionMessage:
+    while True:
+        message = await channel.receive()
+        if type(message).__name__ != "Progress":
+            return message
+
+
+async def test_rows_become_a_token_and_a_credit(autojump_clock: MockClock) -> None:
+    async with open_ring() as ring:
+        node = ring.nodes[2]
+        async with session_with(ring, node) as session, activations_to(ring, node) as activations:
+            await session.send(opening())
+            assert await session.receive() == StageOpened(0)
+            frame = rows()
+            await activations.send_raw(encode_prefix(frame), frame.body)
+            sampled = await next_but_progress(session)
+            assert isinstance(sampled, Sampled)
+            assert (sampled.position, sampled.ends) == (4, False)
+            assert await activations.receive() == Credit(SESSION, 0, 0, 1)
+            await session.send(CloseStage())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        (replace(rows().header, width=WIDTH + 1), "width"),
+        (replace(rows().header, rows=9), "reserved"),
+        (replace(rows().header, dtype=DType.BF16), "dtype"),
+    ],
+)
+async def test_rows_that_do_not_fit_harm_the_sender_alone(
+    autojump_clock: MockClock, wrong: Header, why: str
+) -> None:
+    async with open_ring() as ring:
+        node = ring.nodes[2]
+        async with session_with(ring, node) as session, activations_to(ring, node) as activations:
+            await session.send(opening())
+            await session.receive()
+            frame = Frame(wrong, tuple(range(wrong.rows)), bytes(wrong.body_bytes))
+            await activations.send_raw(encode_prefix(frame), frame.body)
+            if why == "reserved":
+                assert isinstance(await next_but_progress(session), StageTrouble)
+            else:
+                with pytest.raises(Disconnected):
+                    await activations.receive()
+        assert (await generate(ring, order())).reason == "length"
+
+
+@pytest.mark.parametrize("garbage", [b"\xff" * 200, b"WFT1" + b"\xff" * 200, encode_prefix(rows())[:80]])
+async def test_garbage_on_the_data_plane_ends_that_stream_and_nothing_else(
+    autojump_clock: MockClock, garbage: bytes
+) -> None:
+    async with open_ring() as ring:
+        async with activations_to(ring, ring.nodes[2]) as activations:
+            await activations.send_raw(garbage)
+            await activations.stream.close()
+            with pytest.raises(Disconnected):
+                await activations.receive()
+        assert (await generate(ring, order())).reason == "length"
+
+
+async def test_a_flipped_bit_is_found_by_its_checksum(autojump_clock: MockClock) -> None:
+    async with open_ring() as ring:
+        node = ring.nodes[2]
+        async with session_with(ring, node) as session, activations_to(ring, node) as activations:
+            await session.send(opening())
+            await session.receive()
+            frame = rows()
+            body = bytearray(frame.body)
+            body[7] ^= 1
+            await activations.send_raw(encode_prefix(frame), body)
+            with pytest.raises(Disconnected):
+                await activations.receive()
+            assert node.worker.work(SESSION, 0) == 0
+
+
+async def test_more_frames_than_credits_end_the_stream_of_the_sender(autojump_clock: MockClock) -> None:
+    async with open_ring() as ring:
+        node = ring.nodes[2]
+        async with session_with(ring, node) as session, activations_to(ring, node) as activations:
+            await session.send(opening())
+            await session.receive()
+            node.worker.hang()
+            frame = rows()
+            flood = [encode_prefix(frame) + bytes(frame.body)] * (10 * limits.CREDITS_PER_SESSION)
+            await activations.send_raw(*flood)
+            with pytest.raises(Disconnected):
+                await activations.receive()
+            node.worker.resume()
+
+
+async def test_rows_for_a_session_that_has_ended_are_dropped_in_silence(autojump_clock: MockClock) -> None:
+    async with open_ring() as ring, activations_to(ring, ring.nodes[2]) as activations:
+        frame = rows()
+        await activations.send_raw(encode_prefix(frame), frame.body)
+        with trio.move_on_after(5) as waited:
+            await activations.receive()
+        assert waited.cancelled_caught
+
+
+async def test_a_stage_is_refused_where_its_range_is_not_held_or_open_already(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_ring() as ring:
+        node = ring.nodes[2]
+        async with session_with(ring, node) as first, session_with(ring, node) as second:
+            await first.send(opening())
+            assert await first.receive() == StageOpened(0)
+            await second.send(opening())
+            refused = await second.receive()
+            assert isinstance(refused, StageRefused)
+            assert "open already" in refused.reason
+        async with session_with(ring, node) as third:
+            await third.send(opening(start=0, end=2))
+            refused = await third.receive()
+            assert isinstance(refused, StageRefused)
+            assert "not held here" in refused.reason
+
+
+async def test_a_session_that_begins_with_something_else_is_reset(autojump_clock: MockClock) -> None:
+    async with open_ring() as ring:
+        async with session_with(ring, ring.nodes[2]) as session:
+            await session.send(CloseStage())
+            with pytest.raises(Disconnected):
+                await session.receive()
+        async with session_with(ring, ring.nodes[2]) as session:
+            await session.send(opening())
+            await session.receive()
+            await session.send(StageOpened(0))
+            with pytest.raises(Disconnected):
+                await next_but_progress(session)
+        await trio.sleep(1)
+        assert ring.is_clean
+
+
+async def test_an_order_of_an_older_epoch_changes_nothing(autojump_clock: MockClock) -> None:
+    async with open_ring() as ring:
+        node = ring.nodes[2]
+        async with session_with(ring, node) as session, activations_to(ring, node) as activations:
+            await session.send(opening())
+            await session.receive()
+            await session.send(Reroute(2, 0, None))
+            assert await next_but_progress(session) == Rerouted(2, 0, complete=True)
+            await session.send(Reroute(1, 0, None))
+            frame = rows(epoch=1)
+            await activations.send_raw(encode_prefix(frame), frame.body)
+            frame = rows(epoch=2)
+            await activations.send_raw(encode_prefix(frame), frame.body)
+            sampled = await next_but_progress(session)
+            assert isinstance(sampled, Sampled)
+            assert sampled.epoch == 2
+
+
+async def test_going_down_refuses_new_stages_and_waits_for_the_open_ones(autojump_clock: MockClock) -> None:
+    async with open_ring() as ring:
+        node = ring.nodes[2]
+        async with session_with(ring, node) as session:
+            await session.send(opening())
+            await session.receive()
+            node.server.refuse("this node is going down")
+            with trio.move_on_after(3) as waited:
+                await node.server.drain()
+            assert waited.cancelled_caught
+            async with session_with(ring, node) as late:
+                await late.send(opening(stage=1))
+                assert await late.receive() == StageRefused("this node is going down")
+            await session.send(CloseStage())
+            await node.server.drain()
