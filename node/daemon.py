@@ -17,14 +17,13 @@ from inference.placement.grants import GrantPolicy
 from inference.sessions.entry import Entry
 from inference.sessions.relay import Relay
 from inference.sessions.shard import ShardServer
-from mesh.host.libp2p_network import Libp2pNetwork
 from mesh.members.belonging import decide_network
 from mesh.members.driver import Members
-from mesh.members.identity import load_identity
+from mesh.members.identity import Identity, load_identity
 from mesh.nursery import peer_nursery
 from node import api
 from node.clock import SystemClock
-from node.config import Config
+from node.config import Config, MeshConfig
 from node.disk import FolderDisk, SystemRandomness
 from node.folders import Folders
 from node.generation import Generation
@@ -34,7 +33,7 @@ from node.offering import Offering
 from node.processes import torch_worker
 from node.views import View
 from protocols.ids import NetworkId, PeerId, shortened
-from protocols.seams import Seams
+from protocols.seams import Network, Seams
 from protocols.streams import Plane
 
 
@@ -140,19 +139,23 @@ async def open_daemon(config: Config, folders: Folders) -> AsyncIterator[api.Nod
     disk, randomness = FolderDisk(folders.state), SystemRandomness()
     identity = load_identity(disk, randomness)
     network_id = decide_network(disk, randomness, config.mesh.join or None)
-    listen = {
-        Plane.CONTROL: (config.mesh.control_listen,),
-        Plane.DATA: (config.mesh.data_listen,),
-    }
-    options = {Plane.CONTROL: "mesh.control_listen", Plane.DATA: "mesh.data_listen"}
-    network = Libp2pNetwork(identity, network_id, listen, options)
     memory_bytes = config.worker.memory_mb << 20 or spare_memory_bytes()
-    threads = config.worker.threads or cores()
-    worker = WorkerClient(torch_worker(threads, memory_bytes), memory_bytes)
-    seams = Seams(SystemClock(), randomness, network, disk, worker)
-    library = Library(network, network_id, disk, folders.data)
+    worker = WorkerClient(torch_worker(config.worker.threads or cores(), memory_bytes), memory_bytes)
     async with peer_nursery() as nursery:
-        await nursery.start(worker.run)
+        async with peer_nursery() as starting:
+            starting.start_soon(nursery.start, worker.run)
+            network = await trio.to_thread.run_sync(_make_network, config.mesh, identity, network_id)
+        seams = Seams(SystemClock(), randomness, network, disk, worker)
+        library = Library(network, network_id, disk, folders.data)
         async with Daemon(config, seams, library, network_id).run() as node:
             yield node
         nursery.cancel_scope.cancel()
+
+
+def _make_network(config: MeshConfig, identity: Identity, network_id: NetworkId) -> Network:
+    # libp2p takes as long to import as torch does in the worker: side by side they cost half.
+    from mesh.host.libp2p_network import Libp2pNetwork
+
+    listen = {Plane.CONTROL: (config.control_listen,), Plane.DATA: (config.data_listen,)}
+    options = {Plane.CONTROL: "mesh.control_listen", Plane.DATA: "mesh.data_listen"}
+    return Libp2pNetwork(identity, network_id, listen, options)

@@ -45,7 +45,11 @@ def _lines(found: dict[str, Any]) -> list[str]:
         f"http     {found['http'] or 'not yet'}",
         f"worker   {worker['state']}, {size_text(worker['free_bytes'])} free",
         *_section("members", ("node", "state"), [_member(member) for member in found["members"]]),
-        *_section("shards", ("model", "layers", "kind", "numerics", "sessions"), [_shard(s) for s in found["shards"]]),
+        *_section(
+            "shards",
+            ("model", "layers", "kind", "numerics", "sessions"),
+            [_shard(s) for s in found["shards"]],
+        ),
         *_section("connections", ("peer", "plane", "security", "dialled by"), _connections(found)),
     ]
 

@@ -105,14 +105,14 @@ class LocalNode:
             self._process.kill()
             self._process.wait()
 
-    def signal(self, number: signal.Signals) -> None:
+    def send_signal(self, number: signal.Signals) -> None:
         """Send the daemon a signal and return at once."""
         assert self._process is not None
         self._process.send_signal(number)
 
     def stop(self, within_s: float = 20.0) -> int:
         """SIGTERM; the exit code."""
-        self.signal(signal.SIGTERM)
+        self.send_signal(signal.SIGTERM)
         return self.wait_ended(within_s)
 
     def wait_ended(self, within_s: float = 20.0) -> int:

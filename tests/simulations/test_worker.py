@@ -7,8 +7,6 @@ from dataclasses import replace
 import pytest
 import trio
 import trio.testing
-from hypothesis import given
-from hypothesis import strategies as st
 
 from protocols.errors import Malformed, WorkerDied
 from protocols.ids import ModelDigest
@@ -52,8 +50,8 @@ async def test_the_cut_of_the_layers_does_not_change_the_tokens() -> None:
     assert said[0] == said[1] == said[2]
 
 
-@given(st.lists(st.integers(1, 4), min_size=1, max_size=6))
-def test_the_cut_into_frames_does_not_change_the_token(sizes: list[int]) -> None:
+@pytest.mark.parametrize("sizes", [[10], [1] * 10, [3, 4, 3], [9, 1], [1, 9]])
+async def test_the_cut_into_frames_does_not_change_the_token(sizes: list[int]) -> None:
     rows = tuple(range(100, 100 + sum(sizes)))
 
     async def drawn(frames: list[int]) -> int | None:
@@ -66,8 +64,7 @@ def test_the_cut_into_frames_does_not_change_the_token(sizes: list[int]) -> None
             position += size
         return token
 
-    clock = trio.testing.MockClock(autojump_threshold=0)
-    assert trio.run(drawn, sizes, clock=clock) == trio.run(drawn, [sum(sizes)], clock=clock)
+    assert await drawn(sizes) == await drawn([sum(sizes)])
 
 
 async def test_lost_doubled_and_reordered_rows_change_the_token() -> None:

@@ -70,5 +70,5 @@ def test_another_network_does_not_inherit_members_or_invites() -> None:
 def test_a_damaged_file_is_said_so() -> None:
     disk = MemoryDisk()
     disk.write(FILE, b"{")
-    with pytest.raises(LocalFault, match="network.json is damaged"):
+    with pytest.raises(LocalFault, match=r"network\.json is damaged"):
         decide_network(disk, SeededRandomness(1), None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -17,12 +17,12 @@ from mesh.state.serving import WeightServer
 from mesh.state.store import WeightStore
 from mesh.state.transfer import WeightFetcher
 from protocols import limits, streams
-from protocols.errors import Disconnected, Dishonest, LocalFault, Malformed, NoRoute, RemoteFault
+from protocols.errors import Disconnected, Dishonest, LocalFault, Malformed, NoRoute, RemoteFault, WeftError
 from protocols.ids import ModelDigest, TensorDigest
 from protocols.manifest import FileEntry, Manifest, TensorEntry, make_manifest
 from protocols.weights import WEIGHTS_CODEC, Coming, FetchBlob, FetchManifest, Missing, WeightsMessage
 from simulations.network import NETWORK_ID, VirtualNetwork, VirtualWorld
-from tests.contracts.talk import members
+from tests.contracts.talk import introduce
 from tests.virtual_time import ON_VIRTUAL_TIME
 
 pytestmark = ON_VIRTUAL_TIME
@@ -68,6 +68,16 @@ class Source:
         return Bytes(self.altered.get(wanted, CONTENTS[wanted]))
 
 
+@asynccontextmanager
+async def mesh(*networks: VirtualNetwork) -> AsyncIterator[None]:
+    """All of them run and know each other; for as long as the deadlines of transfers take."""
+    async with AsyncExitStack() as stack:
+        for network in networks:
+            await stack.enter_async_context(network.run())
+        introduce(*networks)
+        yield
+
+
 class Scene:
     """One fetching node, and holders that are added one by one."""
 
@@ -86,14 +96,24 @@ class Scene:
         network.handle(streams.WEIGHTS, accepting(streams.WEIGHTS, WEIGHTS_CODEC, NETWORK_ID, serve))  # type: ignore[arg-type]
         return network
 
-    async def fetch(self, *holders: VirtualNetwork) -> None:
-        async with members(self.network, *holders):
-            await self.fetcher.fetch_tensors(
-                MODEL,
-                WANTED,
-                [holder.peer for holder in holders],
-                lambda done, total: self.progress.append((done, total)),
-            )
+    async def fetch(self, *holders: VirtualNetwork, names: tuple[str, ...] = WANTED) -> None:
+        error: WeftError | None = None
+        async with mesh(self.network, *holders):
+            try:
+                await self.fetcher.fetch_tensors(
+                    MODEL,
+                    names,
+                    [holder.peer for holder in holders],
+                    lambda done, total: self.progress.append((done, total)),
+                )
+            except WeftError as raised:
+                error = raised  # raised outside the nurseries, which would wrap it
+        if error is not None:
+            raise error
+
+    def start_again(self) -> None:
+        self.network = self.world.network()
+        self.fetcher = WeightFetcher(self.network, NETWORK_ID, self.store, inline)
 
     def is_complete(self) -> bool:
         files = self.store.tensor_files(MODEL, WANTED)
@@ -117,8 +137,7 @@ async def test_the_wanted_tensors_come_and_no_others(scene: Scene) -> None:
 
 async def test_what_is_there_is_not_fetched_again(scene: Scene) -> None:
     await scene.fetch(scene.holder(Source()))
-    scene.network = scene.world.network()
-    scene.fetcher = WeightFetcher(scene.network, NETWORK_ID, scene.store, inline)
+    scene.start_again()
     await scene.fetch()
     assert scene.is_complete()
 
@@ -169,8 +188,7 @@ async def test_a_false_manifest_is_refused(scene: Scene) -> None:
         await scene.fetch(scene.served_by(serve))
     assert isinstance(failed.value.__cause__, RemoteFault)
     assert scene.store.stated(MODEL) is None
-    scene.network = scene.world.network()
-    scene.fetcher = WeightFetcher(scene.network, NETWORK_ID, scene.store, inline)
+    scene.start_again()
     await scene.fetch(scene.holder(Source()))
     assert scene.is_complete()
 
@@ -239,17 +257,15 @@ async def test_without_holders_the_fetch_fails(scene: Scene) -> None:
 
 async def test_a_dead_holder_costs_its_connection_alone(scene: Scene) -> None:
     dead, honest = scene.holder(Source()), scene.holder(Source())
-    async with members(scene.network, dead, honest):
+    async with mesh(scene.network, dead, honest):
         scene.world.kill(dead.peer)
         await scene.fetcher.fetch_tensors(MODEL, WANTED, [dead.peer, honest.peer], lambda done, total: None)
     assert scene.is_complete()
 
 
 async def test_an_unknown_tensor_name_is_refused(scene: Scene) -> None:
-    holder = scene.holder(Source())
-    async with members(scene.network, holder):
-        with pytest.raises(Malformed, match="no tensor nose"):
-            await scene.fetcher.fetch_tensors(MODEL, ("nose",), [holder.peer], lambda done, total: None)
+    with pytest.raises(Malformed, match="no tensor nose"):
+        await scene.fetch(scene.holder(Source()), names=("nose",))
 
 
 async def test_a_full_disk_is_our_fault_and_no_holders(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,7 +280,7 @@ async def test_a_full_disk_is_our_fault_and_no_holders(scene: Scene, monkeypatch
 @asynccontextmanager
 async def asking(scene: Scene, holder: VirtualNetwork) -> AsyncIterator[Channel[WeightsMessage]]:
     async with (
-        members(scene.network, holder),
+        mesh(scene.network, holder),
         dial(scene.network, holder.peer, streams.WEIGHTS, WEIGHTS_CODEC, NETWORK_ID) as channel,
     ):
         yield channel

@@ -1,0 +1,69 @@
+"""`make bench NAME=chain`: figures as JSON lines on stdout and nothing else there; what goes on is told on stderr.
+
+Exits 0 whatever the figures are: a bar that is missed is the reader's to judge.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
+from typing import Final
+
+from protocols.errors import WeftError
+from protocols.exit_codes import ExitCode
+from tests.benchmarks import chain
+from tests.benchmarks.figures import Figure, append_to_ledger, commit_of_tree
+
+Benchmark = Callable[[Callable[[str], None]], Iterator[Figure]]
+BENCHMARKS: Final[dict[str, Benchmark]] = {"chain": chain.measure}
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="bench", description="Measure, and print figures as JSON lines.")
+    parser.add_argument("name", nargs="?", default="", help=f"one of: {', '.join(BENCHMARKS)}")
+    parser.add_argument("--ledger", action="store_true", help="keep the figures in ledger.jsonl as well")
+    options = parser.parse_args(arguments)
+    if options.name not in BENCHMARKS:
+        said = f"there is no benchmark {options.name!r}" if options.name else "name a benchmark"
+        return _complain(f"{said}: 'make bench NAME=...' takes {', '.join(BENCHMARKS)}.", ExitCode.USAGE)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        figures = _run(BENCHMARKS[options.name])
+        if options.ledger:
+            append_to_ledger(figures, commit_of_tree())
+    except (WeftError, OSError) as error:
+        return _complain(str(error), ExitCode.FAILED)
+    except KeyboardInterrupt:
+        return ExitCode.INTERRUPTED
+    return ExitCode.OK
+
+
+def _run(benchmark: Benchmark) -> list[Figure]:
+    began_s = time.monotonic()
+
+    def say(line: str) -> None:
+        print(f"[{time.monotonic() - began_s:5.0f} s] {line}", file=sys.stderr, flush=True)
+
+    figures = []
+    for figure in benchmark(say):
+        figures.append(figure)
+        print(figure.as_json(), flush=True)
+    say("done")
+    return figures
+
+
+def _complain(message: str, code: ExitCode) -> ExitCode:
+    print(f"bench: {message}", file=sys.stderr)
+    return code
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,80 @@
+"""Three daemons, one model, one answer, whoever is asked and however."""
+
+from __future__ import annotations
+
+import openai
+
+from inference.engine.reference import Question, answer
+from inference.model.text import Text
+from node.demo.local_mesh import LocalMesh, LocalNode
+from tests.e2e.asking import GREEDY, MODEL, ask
+from tests.e2e.commands import weft
+from tests.e2e.conftest import NAMES
+
+MESSAGES = [{"role": "user", "content": "Who is where?"}]
+
+
+def test_every_range_has_a_holder_and_a_standby_elsewhere(standing):
+    ranges = standing.plan["ranges"]
+    assert len(ranges) >= 2
+    assert {each["holder_name"] for each in ranges} == set(NAMES)
+    assert all(each["standby"] not in {None, each["holder"]} for each in ranges)
+    assert len(standing.planned) == 2 * len(ranges)
+
+
+def test_every_connection_is_noise_xk(mesh: LocalMesh):
+    for node in mesh.nodes.values():
+        connections = node.status()["connections"]
+        assert {each["security"] for each in connections} == {"/weft/noise-xk/1"}
+        for plane in ("control", "data"):
+            assert len({each["peer"] for each in connections if each["plane"] == plane}) == 2
+
+
+def test_whichever_node_is_asked_the_answer_is_that_of_one_process(mesh: LocalMesh, checkpoint, unbroken):
+    files = {path.name: path.read_bytes() for path in checkpoint.iterdir() if path.suffix == ".json"}
+    prompt = Text(files).encode(GREEDY["prompt"])
+    alone = answer(Question(str(checkpoint), tuple(prompt), GREEDY["max_tokens"]))
+    assert tuple(unbroken["greedy"].tokens) == alone.token_ids
+    assert len({stage["peer"] for stage in unbroken["greedy"].route}) == len(NAMES)
+    for name in NAMES:
+        assert ask(mesh[name], **GREEDY).tokens == unbroken["greedy"].tokens
+
+
+def entry_without_the_first_range(mesh: LocalMesh, standing) -> LocalNode:
+    first = {name for layers, _, name in standing.planned if layers.startswith("0-")}
+    return next(node for name, node in mesh.nodes.items() if name not in first)
+
+
+def test_the_openai_client_is_answered_by_a_node_without_the_first_layers(mesh: LocalMesh, standing):
+    node = entry_without_the_first_range(mesh, standing)
+    asked = {"model": MODEL, "messages": MESSAGES, "max_tokens": 40, "temperature": 0}
+    url = f"http://{node.status()['http']}/v1"
+    with openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=60) as client:
+        assert [model.id for model in client.models.list()] == [MODEL]
+        whole = client.chat.completions.create(**asked)
+        with client.chat.completions.create(**asked, stream=True) as stream:
+            chunks = [chunk.choices[0] for chunk in stream if chunk.choices]
+    text = "".join(choice.delta.content or "" for choice in chunks)
+    told = ask(node, messages=MESSAGES, max_tokens=40)
+    assert whole.choices[0].message.content == text == told.text
+    assert whole.usage.completion_tokens == 40
+    assert (chunks[-1].finish_reason, whole.choices[0].finish_reason) == ("length", "length")
+
+
+def test_the_command_line_prints_the_answer_and_nothing_else(mesh: LocalMesh):
+    told = ask(mesh["two"], messages=[{"role": "user", "content": "Who is where?"}], max_tokens=30)
+    given = weft("run", mesh["two"].home, MODEL, "Who is where?", "--max-tokens", "30")
+    piped = weft("run", mesh["two"].home, MODEL, "--max-tokens", "30", stdin="Who is where?")
+    for done in (given, piped):
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.removesuffix("\n") == told.text.removesuffix("\n")
+
+
+def test_reading_commands_print_json_that_agrees(mesh: LocalMesh):
+    home = mesh["three"].home
+    for verb in ("status", "models", "ps"):
+        done = weft(verb, home, "--json")
+        assert (done.returncode, done.stderr, done.stdout.count("\n")) == (0, "", 1)
+    for verb in ("status", "models"):
+        assert MODEL in weft(verb, home).stdout
+    assert weft("status", home, "--quiet").stdout == ""
