@@ -21,9 +21,14 @@ async def peer_nursery() -> AsyncIterator[trio.Nursery]:
             yield nursery
     except BaseExceptionGroup as group:
         faults, others = group.split(WeftError)
-        if others is not None or faults is None:
+        if faults is None:
             raise
-        raise _first(faults) from None
+        if others is None:
+            raise _first(faults) from None
+        if others.split(trio.Cancelled)[1] is not None:
+            raise
+        # Cancelled from outside in the same moment: nobody is left who waits to hear of the fault.
+        raise others from None
 
 
 def _first(group: BaseExceptionGroup[WeftError]) -> WeftError:

@@ -63,7 +63,7 @@ class Stage(msgspec.Struct, frozen=True):
 
 
 class Started(msgspec.Struct, frozen=True, tag_field="kind", tag="started"):
-    """The first event: every stage has opened the session."""
+    """The first event: the route is known, and its stages are being opened."""
 
     session: SessionId
     model: ModelDigest
@@ -80,7 +80,11 @@ class Token(msgspec.Struct, frozen=True, tag_field="kind", tag="token"):
 
 
 class Rerouted(msgspec.Struct, frozen=True, tag_field="kind", tag="rerouted"):
-    """A range moved from `lost` to `to`; generation went on after `pause_ms`."""
+    """A range moved from `lost` to `to`; generation went on after `pause_ms`.
+
+    `continued`: `to` computes with another arithmetic, so that what was shown stands and what follows may differ from an
+    unbroken run. `reason` says what the entry had to go by.
+    """
 
     stage: int
     range: str
@@ -91,6 +95,8 @@ class Rerouted(msgspec.Struct, frozen=True, tag_field="kind", tag="rerouted"):
     pause_ms: float
     replayed_rows: int
     epoch: int
+    continued: bool = False
+    reason: str = ""
 
 
 class Finished(msgspec.Struct, frozen=True, tag_field="kind", tag="finished"):

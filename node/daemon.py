@@ -89,6 +89,7 @@ class Daemon:
             try:
                 yield self
             finally:
+                self.server.end()  # first, or a stage would blame the one behind it for what this node gives up
                 with trio.CancelScope(shield=True):
                     await self.members.leave()
                 nursery.cancel_scope.cancel()

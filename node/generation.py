@@ -6,8 +6,8 @@ token before a stage was lost and the first one after.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -19,7 +19,7 @@ from inference.placement.claims import ClaimTable
 from inference.sessions import events as e
 from inference.sessions.completion import Completion
 from inference.sessions.entry import Entry, SessionEvent
-from inference.sessions.routing import find_replacement, find_route
+from inference.sessions.routing import Route, find_replacement, find_route
 from node import api
 from protocols.errors import NoRoute, Unavailable, UserError
 from protocols.ids import ModelDigest, PeerId, SessionId
@@ -42,6 +42,7 @@ class Running:
     session: SessionId
     model: ModelNote
     route: tuple[api.Stage, ...]
+    claims: tuple[Claim, ...]  # that the route was made of
     prompt_tokens: int
     began_s: float
     tokens: int = 0
@@ -85,24 +86,31 @@ class Generation:
     @asynccontextmanager
     async def generate(self, request: api.GenerateRequest) -> AsyncIterator[AsyncIterator[api.GenerateEvent]]:
         """See `node.api.NodeApi.generate`."""
-        if self._is_draining:
-            raise Unavailable("the node is going down: ask another, or start it again with 'weft up'.")
         began_s = self._clock.monotonic()
         note = self._claims.lookup(request.model)
         claims = self._claims.claims(note.digest)
         text = await self._models.text_of(note.digest, tuple(claim.holder for claim in claims))
         order = await self._order(request, note, text)
-        route = find_route(claims, note.digest, note.layers, self._own)
-        running = Running(order.session, note, self._stages(route.stages), len(order.prompt), began_s)
+        # What follows does not wait, so that neither a drain nor a lost claim comes in between.
+        if self._is_draining:
+            raise Unavailable("the node is going down: ask another, or start it again with 'weft up'.")
+        route = self._route(note, self._claims.claims(note.digest))
+        running = Running(
+            order.session, note, self._stages(route.stages), route.stages, len(order.prompt), began_s
+        )
         completion = Completion(text.stream(order.prompt), request.stop, frozenset(order.stop_ids))
-        async with self._entry.generate(order, route.stages, self._replacer(route.stages)) as events:
-            self.running[order.session] = running
-            try:
-                yield self._events(running, completion, events)
-            finally:
-                del self.running[order.session]
-                self._ended.set()
-                self._ended = trio.Event()
+        self.running[order.session] = running
+        try:
+            async with (
+                self._entry.generate(order, route.stages, self._replacer(route.stages)) as events,
+                aclosing(self._events(running, completion, events)) as told,
+            ):
+                yield told
+        finally:
+            # Last of all: a drain that ended while the stages are still told would cancel the answer that is ready.
+            del self.running[order.session]
+            self._ended.set()
+            self._ended = trio.Event()
 
     async def drain(self) -> None:
         """Take no more requests; return when those under way have ended."""
@@ -125,7 +133,8 @@ class Generation:
         sampling = Sampling(request.temperature, request.top_k, request.top_p, seed)
         session = SessionId(self._randomness.token_bytes(16).hex())
         stop_ids = tuple(sorted({*text.eos_ids, *config.eos_ids}))
-        return e.Order(session, note.digest, prompt, len(prompt) + tokens, sampling, stop_ids)
+        rows_max = len(prompt) + tokens
+        return e.Order(session, note.digest, prompt, rows_max, sampling, stop_ids, config.vocabulary)
 
     def _prompt(self, request: api.GenerateRequest, text: Text) -> tuple[int, ...]:
         if request.messages is None:
@@ -141,6 +150,14 @@ class Generation:
     async def _config(self, note: ModelNote) -> ModelConfig:
         holders = tuple(claim.holder for claim in self._claims.claims(note.digest))
         return parse_config(await self._models.config_of(note.digest, holders))
+
+    def _route(self, note: ModelNote, claims: Sequence[Claim]) -> Route:
+        try:
+            return find_route(claims, note.digest, note.layers, self._own)
+        except NoRoute as error:
+            raise NoRoute(
+                f"{error}: start the nodes that held them ('weft status' lists members), or offer the model again."
+            ) from error
 
     def _stages(self, claims: Sequence[Claim]) -> tuple[api.Stage, ...]:
         return tuple(
@@ -161,7 +178,7 @@ class Generation:
 
     async def _events(
         self, running: Running, completion: Completion, events: AsyncIterator[SessionEvent]
-    ) -> AsyncIterator[api.GenerateEvent]:
+    ) -> AsyncGenerator[api.GenerateEvent, None]:
         yield api.Started(running.session, running.model.digest, running.route, running.prompt_tokens)
         async for event in events:
             match event:
@@ -189,13 +206,20 @@ class Generation:
         running.last_token_s = now
         running.tokens += 1
         recovered, running.pending = running.pending, []
-        return [self._rerouted(event, 1000 * (now - before)) for event in recovered]
+        return [self._rerouted(running, event, 1000 * (now - before)) for event in recovered]
 
-    def _rerouted(self, event: e.Recovered, pause_ms: float) -> api.Rerouted:
+    def _rerouted(self, running: Running, event: e.Recovered, pause_ms: float) -> api.Rerouted:
         return api.Rerouted(
             event.index, str(event.range), event.lost, self._name_of(event.lost), event.rebuilt_on,
             self._name_of(event.rebuilt_on), round(pause_ms, 1), event.replayed_rows, event.epoch,
+            self._is_continued(running, event), event.reason,
         )  # fmt: skip
+
+    def _is_continued(self, running: Running, event: e.Recovered) -> bool:
+        """Whether the range went to another arithmetic, or to one that is not known any more."""
+        before = _arithmetic(running.claims, running.claims[event.index].holder, event.range)
+        claims = self._claims.claims(running.model.digest)
+        return before != _arithmetic(claims, event.rebuilt_on, event.range)
 
     def _finished(
         self, running: Running, completion: Completion, reason: Literal["stop", "length"]
@@ -212,3 +236,11 @@ class Generation:
             completion.text,
             tail,
         )
+
+
+def _arithmetic(claims: Sequence[Claim], holder: PeerId, layers: LayerRange) -> set[tuple[str, str]]:
+    return {
+        (claim.numerics, claim.numerics_class)
+        for claim in claims
+        if (claim.holder, claim.range) == (holder, layers)
+    }

@@ -24,8 +24,8 @@ from mesh.state.serving import WeightServer
 from mesh.state.store import WeightStore
 from mesh.state.transfer import WeightFetcher
 from protocols import limits, streams
-from protocols.errors import LocalFault, NotFound, UserError
-from protocols.ids import ModelDigest, NetworkId, PeerId
+from protocols.errors import Dishonest, LocalFault, NotFound, UserError
+from protocols.ids import ModelDigest, NetworkId, PeerId, shortened
 from protocols.seams import Disk, Network, TensorFile
 from protocols.weights import WEIGHTS_CODEC
 
@@ -104,7 +104,10 @@ class Library:
     # Weights ---------------------------------------------------------------------------------------------------------
 
     async def config_of(self, model: ModelDigest, from_peers: tuple[PeerId, ...]) -> bytes:
-        return (await self._small_files(model, from_peers))["config.json"]
+        files = await self._small_files(model, from_peers)
+        if "config.json" not in files:
+            raise Dishonest(f"model {shortened(model)} has no config.json")
+        return files["config.json"]
 
     async def ensure(
         self,

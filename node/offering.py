@@ -73,11 +73,12 @@ class Offering:
                 api.OfferProgress(own, self._name_of(own), "all", False, "reading", done_bytes, total_bytes),
             )
 
-        async with events:
-            folder = await self._library.add(path, read)
-            model = self._to_offer(folder, name or PurePath(folder.path).name)
-            plan = await self._placement.offer(model, lambda event: self._tell(event, events), on)
-            _tell(events, api.Offered(self._shown(model, plan)))
+        folder = await self._library.add(path, read)
+        model = self._to_offer(folder, name or PurePath(folder.path).name)
+        plan = await self._placement.offer(model, lambda event: self._tell(event, events), on)
+        await events.send(api.Offered(self._shown(model, plan)))
+        # Not closed when something above fails: the reader would go on before the nursery has told it why.
+        events.close()
 
     def _to_offer(self, folder: ModelFolder, name: str) -> ModelToOffer:
         return ModelToOffer(folder.digest, name, folder.config, self._config.dtype, self._config.numerics)
@@ -123,12 +124,11 @@ def _find(name: str, known: dict[PeerId, str]) -> PeerId:
     return fitting[0]
 
 
-def _tell(events: trio.MemorySendChannel[api.OfferEvent], event: api.OfferEvent) -> None:
+def _tell(events: trio.MemorySendChannel[api.OfferEvent], event: api.OfferProgress) -> None:
     try:
         events.send_nowait(event)
     except trio.WouldBlock:
-        if isinstance(event, api.Offered):
-            raise
+        return  # of progress the next will tell
 
 
 def _unheard(_done_bytes: int, _total_bytes: int) -> None:

@@ -23,6 +23,7 @@ BODY_BYTES_MAX: Final = 32 * MIB
 EXTENSION_BYTES_MAX: Final = 1 * KIB
 PREFILL_CHUNK_ROWS: Final = 128  # attention blocks start at multiples of this position, in replays as well
 CREDITS_PER_SESSION: Final = 8  # frames in flight to one stage: 8 x 128 rows x 8 KiB = 8 MiB at hidden 4096
+ACTIVATION_BYTES_PER_S: Final = 64 * KIB  # a frame may take this long: 128 rows of hidden 4096 in bf16, 16 s
 JOURNAL_BYTES_MAX: Final = 64 * MIB  # frames a stage keeps per session, the input of the next stage
 
 # Sessions ------------------------------------------------------------------------------------------------------------
@@ -30,9 +31,13 @@ SESSIONS_MAX: Final = 64  # open on one node
 STAGES_MAX: Final = 512  # one layer each
 TOMBSTONES_MAX: Final = 4096  # ended sessions whose late frames are dropped in silence
 STOP_STRINGS_MAX: Final = 16
+STOP_IDS_MAX: Final = 64  # that a last stage is told; the entry looks for all of them itself
 PROGRESS_S: Final = 0.25
 STALL_S_MIN: Final = (
     1.0  # silence or standstill after which a stage has failed, unless its step is known to be longer
+)
+FIRST_STEP_S: Final = (
+    5.0  # standstill of a stage that has finished no step yet, so that nobody knows how long one takes
 )
 STALL_STEPS: Final = 3.0  # times the measured step
 IDLE_S: Final = 5.0  # all stages idle and no token for this long: a row was lost on the way

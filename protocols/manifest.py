@@ -15,8 +15,8 @@ from protocols import limits
 from protocols.errors import Malformed
 from protocols.ids import ModelDigest, TensorDigest
 
-Digest = Annotated[TensorDigest, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
-TensorName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.]{1,256}$")]
+Digest = Annotated[TensorDigest, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
+TensorName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.]{1,256}\Z")]
 
 DTYPE_BYTES: Final = {"F32": 4, "BF16": 2, "F16": 2}
 """The safetensors dtypes that weft reads, with their item sizes."""
@@ -46,7 +46,7 @@ class TensorEntry(msgspec.Struct, frozen=True, array_like=True):
 class FileEntry(msgspec.Struct, frozen=True, array_like=True):
     """A small file that travels whole: config.json, tokenizer.json, tokenizer_config.json, chat_template.jinja."""
 
-    name: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.]{1,64}$")]
+    name: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.]{1,64}\Z")]
     size_bytes: Annotated[int, msgspec.Meta(ge=0, le=limits.SMALL_FILE_BYTES_MAX)]
     sha256: Digest
 

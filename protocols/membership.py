@@ -20,7 +20,7 @@ from protocols.messages import Codec
 
 Address = Annotated[str, msgspec.Meta(max_length=256)]
 Addresses = Annotated[tuple[Address, ...], msgspec.Meta(max_length=limits.ADDRESSES_MAX)]
-PeerIdText = Annotated[PeerId, msgspec.Meta(min_length=40, max_length=64)]
+PeerIdText = Annotated[PeerId, msgspec.Meta(pattern=r"^[1-9A-HJ-NP-Za-km-z]{40,64}\Z")]  # base58
 Key = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 Secret = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
 

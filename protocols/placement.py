@@ -24,7 +24,7 @@ from protocols.ids import ModelDigest
 from protocols.membership import PeerIdText
 from protocols.messages import Codec
 
-Digest = Annotated[ModelDigest, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+Digest = Annotated[ModelDigest, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 Layer = Annotated[int, msgspec.Meta(ge=0, le=limits.STAGES_MAX)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Ms = Annotated[float, msgspec.Meta(ge=0)]
@@ -53,7 +53,7 @@ class LayerShape(msgspec.Struct, frozen=True, array_like=True):
     heads: Annotated[int, msgspec.Meta(ge=1, le=1024)]
     kv_heads: Annotated[int, msgspec.Meta(ge=1, le=1024)]
     head_dim: Annotated[int, msgspec.Meta(ge=1, le=1024)]
-    dtype: Annotated[str, msgspec.Meta(pattern="^(f32|bf16)$")]
+    dtype: Annotated[str, msgspec.Meta(pattern=r"^(f32|bf16)\Z")]
 
 
 class Survey(msgspec.Struct, frozen=True, array_like=True, tag="survey"):
@@ -78,8 +78,8 @@ class Offer(msgspec.Struct, frozen=True, array_like=True, tag="offer"):
     model: Digest
     range: LayerRange
     standby: bool
-    dtype: Annotated[str, msgspec.Meta(pattern="^(f32|bf16)$")]
-    numerics: Annotated[str, msgspec.Meta(pattern="^(fast|exact)$")]
+    dtype: Annotated[str, msgspec.Meta(pattern=r"^(f32|bf16)\Z")]
+    numerics: Annotated[str, msgspec.Meta(pattern=r"^(fast|exact)\Z")]
     bytes_needed: Count
     lease_s: Annotated[float, msgspec.Meta(gt=0, le=3600)]
     weights_from: Annotated[tuple[PeerIdText, ...], msgspec.Meta(min_length=1, max_length=16)]

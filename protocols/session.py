@@ -25,7 +25,7 @@ from protocols.membership import PeerIdText
 from protocols.messages import Codec
 from protocols.placement import Count, Digest, LayerRange, Reason
 
-Session = Annotated[SessionId, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
+Session = Annotated[SessionId, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]
 Epoch = Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)]
 StageIndex = Annotated[int, msgspec.Meta(ge=0, lt=limits.STAGES_MAX)]
 TokenId = Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)]
@@ -66,7 +66,7 @@ class OpenStage(msgspec.Struct, frozen=True, array_like=True, tag="open"):
     prompt_rows: Annotated[int, msgspec.Meta(ge=1)]
     rows_max: Annotated[int, msgspec.Meta(ge=1)]
     sampling: Sampling | None = None
-    stop_ids: Annotated[tuple[TokenId, ...], msgspec.Meta(max_length=64)] = ()
+    stop_ids: Annotated[tuple[TokenId, ...], msgspec.Meta(max_length=limits.STOP_IDS_MAX)] = ()
     forward_from: Count = 0
 
 

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import HealthCheck, settings
 from trio.testing import MockClock
 
 from tests.virtual_time import ON_VIRTUAL_TIME, run_on_virtual_time
 
 pytest.register_assert_rewrite("tests.contracts")
+
+# A loaded machine is slow and not wrong, and every run draws the same examples.
+settings.register_profile(
+    "weft", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("weft")
 
 
 @pytest.hookimpl(trylast=True)

@@ -1,7 +1,7 @@
 """The table of claims: who really holds what, as each holder last told it.
 
-The rule of the file: what a holder tells replaces all it told before, and nobody tells for another. A peer that is down keeps
-its entry but is not counted, since what a partition hid is still true after it and a restarted node tells anew at once.
+The rule of the file: what a holder tells replaces all it told before, and nobody tells for another. A peer that went down counts
+again only once it has told anew: it may have been restarted and be without the shards that it had.
 """
 
 from __future__ import annotations
@@ -41,12 +41,8 @@ class ClaimTable:
         self._down.discard(holder)
         return before != told or not was_up
 
-    def up(self, peer: PeerId) -> None:
-        """What it told before counts again."""
-        self._down.discard(peer)
-
     def down(self, peer: PeerId) -> None:
-        """Out of every answer in the same call."""
+        """Out of every answer in the same call, until it tells anew."""
         if peer in self._told:
             self._down.add(peer)
 

@@ -264,7 +264,6 @@ class Placement:
         if peer in tasks:
             tasks.pop(peer).cancel()  # told anew after every coming up
         if self._members.is_up(peer):
-            self.claims.up(peer)
             tasks[peer] = trio.CancelScope()
             nursery.start_soon(self._keep_told, peer, tasks[peer])
         else:

@@ -121,9 +121,11 @@ def _too_big(room: _Room) -> UserError:
     missing_bytes = max((size.layers - allowed) * size.bytes_per_layer, needed_bytes - free_bytes, 1)
     largest_bytes = max((capacity.free_bytes for capacity in nodes.values()), default=0) or missing_bytes
     more = -(-missing_bytes // largest_bytes)
+    asked = "the 1 node asked has" if len(nodes) == 1 else f"the {len(nodes)} nodes asked have"
+    willing = "" if free_bytes else "set worker.accept_offers where it is off, "
     return UserError(
-        f"{size.name} needs {in_mib(needed_bytes)} and these {len(nodes)} nodes have {in_mib(free_bytes)} free: "
-        f"{in_mib(missing_bytes)} are missing. Free memory, or let {more} more "
+        f"{size.name} needs {in_mib(needed_bytes)} and {asked} {in_mib(free_bytes)} free: "
+        f"{in_mib(missing_bytes)} are missing. Free memory, {willing}or let {more} more "
         f"{'nodes' if more > 1 else 'node'} like the largest join with 'weft invite'."
     )
 

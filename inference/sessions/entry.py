@@ -204,7 +204,8 @@ class _Drive:
         if self._feeder is None or self._feeder.epoch != feed.epoch:
             if self._feeder:
                 self._feeder.scope.cancel()
-            feeds_in, feeds = trio.open_memory_channel[e.Feed](2)  # a replay and the row behind it
+            # A replay and the row behind it; more only if the last stage answers what it was not asked yet.
+            feeds_in, feeds = trio.open_memory_channel[e.Feed](self.session.order.rows_max + 1)
             self._feeder = _Feeder(feed.epoch, trio.CancelScope(), feeds_in)
             nursery.start_soon(self._feed_rows, self._feeder.scope, feeds, feed.epoch, told)
         self._feeder.feeds.send_nowait(feed)
@@ -219,14 +220,15 @@ class _Drive:
         first = self.session.places[0]
         incarnation = first.incarnation
         outlet: Outlet = self.relay.outlet(first.peer, self.session.order.session, 0, epoch)
-        with scope:
-            try:
+        try:
+            with scope:
                 async for feed in feeds:
                     for frame in self._frames(feed):
                         await outlet.send(frame)
-            except (Unavailable, RemoteFault) as error:
-                await told.send(e.Lost(0, incarnation, str(error)))
-        outlet.close()
+        except (Unavailable, RemoteFault) as error:
+            await told.send(e.Lost(0, incarnation, str(error)))
+        finally:
+            outlet.close()
 
     def _frames(self, feed: e.Feed) -> Iterator[Frame]:
         """The rows cut where attention blocks begin and, in a replay, where the prompt ended."""

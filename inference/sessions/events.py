@@ -15,7 +15,10 @@ from protocols.tensor import Kind
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What is to be generated. `rows_max` is the prompt's rows and the most tokens to generate, together."""
+    """What is to be generated. `rows_max` is the prompt's rows and the most tokens to generate, together.
+
+    No token has an id of `vocabulary` or more.
+    """
 
     session: SessionId
     model: ModelDigest
@@ -23,6 +26,7 @@ class Order:
     rows_max: int
     sampling: Sampling
     stop_ids: tuple[int, ...] = ()
+    vocabulary: int = 1 << 32
 
 
 @dataclass(frozen=True, slots=True)

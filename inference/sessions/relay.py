@@ -1,14 +1,14 @@
 """The data plane of sessions: one long-lived stream per peer, direction and class carries the frames of all sessions.
 
 Frames flow one way, credits the other. A frame is only sent while its stage has given credit for it, so nobody buffers
-more than `CREDITS_PER_SESSION` frames for a session. A stream that breaks in the middle of a frame is given up, and
-everybody who sent over it is told.
+more than `CREDITS_PER_SESSION` frames for a session. A frame that was begun is sent whole, whoever is cancelled meanwhile,
+because half of one would end the stream for all sessions. When a stream breaks, everybody who sent over it is told.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import trio
@@ -42,6 +42,7 @@ class Outlet:
     stage: int
     epoch: int
     credits: int = limits.CREDITS_PER_SESSION
+    used: set[StreamKind] = field(default_factory=set)
     _is_broken: bool = False
     _changed: trio.Event = field(default_factory=trio.Event)
 
@@ -53,7 +54,7 @@ class Outlet:
         if self._is_broken:
             raise Disconnected(f"the activation stream to {shortened(self.peer)} broke")
         self.credits -= 1
-        await self.relay.send(self.peer, frame)
+        await self.relay.send(self, frame)
 
     def receive_credit(self, frames: int) -> None:
         # Never more than there were at first: a peer can't talk this node into flooding it.
@@ -68,22 +69,43 @@ class Outlet:
         self.relay.forget(self)
 
 
+@dataclass(slots=True)
+class _Writing:
+    """A frame on its way into a stream; `ended` is set whether or not it was `written`."""
+
+    prefix: bytes
+    body: bytes | bytearray | memoryview
+    written: bool = False
+    ended: trio.Event = field(default_factory=trio.Event)
+
+
 class _Link:
-    """One outbound stream to a peer. A frame left unfinished on it makes it useless: it is then reset."""
+    """One outbound stream to a peer, and the task that writes to it."""
 
     def __init__(self, channel: Channel[Credit]) -> None:
         self.channel = channel
-        self._turn = trio.Lock()
+        self._waiting, self._turn = trio.open_memory_channel[_Writing](0)
 
     async def send(self, frame: Frame) -> None:
+        """Raises `Disconnected` if the stream breaks before the frame is written."""
+        writing = _Writing(encode_prefix(frame), frame.body)
+        with suppress(trio.BrokenResourceError):
+            await self._waiting.send(writing)
+            await writing.ended.wait()
+        if not writing.written:
+            raise Disconnected(f"the activation stream to {shortened(self.channel.peer)} broke")
+
+    async def write(self) -> None:
+        """Raises what ends the stream."""
         async with self._turn:
-            finished = False
-            try:
-                await self.channel.send_raw(encode_prefix(frame), frame.body)
-                finished = True
-            finally:
-                if not finished:
-                    await self.give_up()
+            async for writing in self._turn:
+                try:
+                    patience_s = _patience_s(len(writing.prefix) + len(writing.body))
+                    with deadline(patience_s, f"{self.channel.peer} takes no activations"):
+                        await self.channel.send_raw(writing.prefix, writing.body)
+                    writing.written = True
+                finally:
+                    writing.ended.set()
 
     async def give_up(self) -> None:
         with trio.move_on_after(1, shield=True):
@@ -106,10 +128,13 @@ class Relay:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled."""
-        async with trio.open_nursery() as nursery:
-            self._nursery = nursery
-            task_status.started()
-            await trio.sleep_forever()
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                task_status.started()
+                await trio.sleep_forever()
+        finally:
+            self._nursery = None
 
     # Receiving
 
@@ -159,52 +184,68 @@ class Relay:
     def forget(self, outlet: Outlet) -> None:
         self._outlets.pop((outlet.peer, outlet.session, outlet.stage, outlet.epoch), None)
 
-    async def send(self, peer: PeerId, frame: Frame) -> None:
+    async def send(self, outlet: Outlet, frame: Frame) -> None:
         """Put a frame on the stream of its class, opening it first if need be."""
         kind = streams.DECODE if frame.header.kind is Kind.DECODE else streams.PREFILL
-        link = await self._link(peer, kind)
-        with deadline(limits.REPLY_S, f"{peer} takes no activations"):
-            await link.send(frame)
+        outlet.used.add(kind)
+        link = self._links.get((outlet.peer, kind)) or await self._link(outlet.peer, kind)
+        await link.send(frame)
 
     async def _link(self, peer: PeerId, kind: StreamKind) -> _Link:
-        async with self._opening.setdefault((peer, kind), trio.Lock()):
-            link = self._links.get((peer, kind))
-            if link is None:
-                with deadline(limits.DIAL_S + limits.OPEN_STREAM_S, f"no stream to {peer}"):
-                    stream = await self._network.open_stream(peer, kind)
-                link = _Link(Channel(stream, kind, CREDIT_CODEC, self._network_id))
-                self._links[peer, kind] = link
-                assert self._nursery is not None
-                self._nursery.start_soon(self._take_credits, peer, kind, link)
-            return link
-
-    async def _take_credits(self, peer: PeerId, kind: StreamKind, link: _Link) -> None:
+        opening = self._opening.setdefault((peer, kind), trio.Lock())
         try:
-            while True:
-                credit = await link.channel.receive()
-                outlet = self._outlets.get((peer, credit.session, credit.stage, credit.epoch))
-                if outlet:
-                    outlet.receive_credit(credit.frames)
+            async with opening:
+                return self._links.get((peer, kind)) or await self._open(peer, kind)
+        finally:
+            if not opening.locked():
+                self._opening.pop((peer, kind), None)
+
+    async def _open(self, peer: PeerId, kind: StreamKind) -> _Link:
+        with deadline(limits.DIAL_S + limits.OPEN_STREAM_S, f"no stream to {peer}"):
+            stream = await self._network.open_stream(peer, kind)
+        if self._nursery is None:
+            await stream.reset()
+            raise Disconnected("this node is going down")
+        link = _Link(Channel(stream, kind, CREDIT_CODEC, self._network_id))
+        self._links[peer, kind] = link
+        self._nursery.start_soon(self._keep, peer, kind, link)
+        return link
+
+    async def _keep(self, peer: PeerId, kind: StreamKind, link: _Link) -> None:
+        """All of an outbound stream's life."""
+        try:
+            async with peer_nursery() as nursery:
+                nursery.start_soon(link.write)
+                await self._take_credits(peer, link)
         except (Unavailable, RemoteFault):
             pass
         finally:
             self._forget_link(peer, kind, link)
             await link.give_up()
 
+    async def _take_credits(self, peer: PeerId, link: _Link) -> None:
+        while True:
+            credit = await link.channel.receive()
+            outlet = self._outlets.get((peer, credit.session, credit.stage, credit.epoch))
+            if outlet:
+                outlet.receive_credit(credit.frames)
+
     def _forget_link(self, peer: PeerId, kind: StreamKind, link: _Link) -> None:
         if self._links.get((peer, kind)) is link:
             del self._links[peer, kind]
         for outlet in list(self._outlets.values()):
-            if outlet.peer == peer:
+            if outlet.peer == peer and kind in outlet.used:
                 outlet.mark_broken()
 
 
 async def _receive_frame(channel: Channel[Credit]) -> Frame:
     preamble = decode_preamble(bytes(await channel.reader.read_exactly(HEADER_BYTES)))
-    with deadline(
-        math.inf if preamble.rest_bytes == 0 else limits.REPLY_S, f"{channel.peer} stopped in a frame"
-    ):
+    with deadline(_patience_s(preamble.rest_bytes), f"{channel.peer} stopped in a frame"):
         return decode_rest(preamble, await channel.reader.read_exactly(preamble.rest_bytes))
+
+
+def _patience_s(size_bytes: int) -> float:
+    return limits.REPLY_S + size_bytes / limits.ACTIVATION_BYTES_PER_S
 
 
 async def _return_credits(channel: Channel[Credit], to_return: trio.MemoryReceiveChannel[Credit]) -> None:

@@ -41,10 +41,10 @@ from inference.sessions.events import (
     Told,
     WakeAt,
 )
+from inference.sessions.place import Place
 from protocols import limits
 from protocols.errors import NoRoute
 from protocols.ids import PeerId, shortened
-from protocols.placement import LayerRange
 from protocols.session import (
     Downstream,
     OpenStage,
@@ -61,24 +61,6 @@ from protocols.tensor import Kind
 
 
 @dataclass(slots=True)
-class _Place:
-    """A place in the route with whoever fills it at present."""
-
-    peer: PeerId
-    range: LayerRange
-    heard_s: float
-    advanced_s: float
-    incarnation: int = 0
-    opened: bool = False
-    epoch: int = 0  # the one it is known to have entered
-    fresh: bool = True  # opened since the last time the session ran
-    busy: bool = False
-    work: int = 0
-    step_ms: float = 0.0
-    step_rows: int = 0
-
-
-@dataclass(slots=True)
 class Session:
     order: Order
     route: Sequence[Hop]
@@ -88,16 +70,18 @@ class Session:
     failovers: int = 0
     tokens: list[int] = field(default_factory=list)
     excluded: set[PeerId] = field(default_factory=set)
-    places: list[_Place] = field(default_factory=list)
+    places: list[Place] = field(default_factory=list)
     _resume_at: int = 0
     _from_tokens: bool = False
-    _moved_s: float = 0.0  # when the log last grew or rows were last fed
+    _filling: bool = True  # many rows are on their way: the prompt, or a replay
+    _moved_s: float = 0.0  # when the log last grew, rows were last fed, or any stage advanced
+    _alarm_s: float = 0.0
     _lost: list[tuple[int, PeerId, str]] = field(default_factory=list)
     _replayed_rows: int = 0
 
     def __post_init__(self) -> None:
         self.tokens = list(self.order.prompt)
-        self.places = [_Place(hop.peer, hop.range, 0.0, 0.0) for hop in self.route]
+        self.places = [Place(hop.peer, hop.range, 0.0, 0.0) for hop in self.route]
 
     def handle(self, event: Input, now: float) -> list[Output]:
         """Never raises for what peers do: a session that can't go on ends with `Fail`."""
@@ -136,11 +120,13 @@ class Session:
             case StageRefused(reason):
                 return self._lose(index, f"refused: {reason}", now)
             case Progress():
-                return self._progress(place, message, now)
+                if place.report(message, now):
+                    self._moved_s = now
+                return []
             case Sampled():
                 return self._sampled(index, message, now)
             case Rerouted(epoch, replayed_rows, complete):
-                return self._rerouted(place, replayed_rows, complete, now) if epoch == self.epoch else []
+                return self._rerouted(index, replayed_rows, complete, now) if epoch == self.epoch else []
             case StageTrouble(epoch, reason, blames_downstream):
                 if epoch != self.epoch and blames_downstream:
                     return []  # about a neighbour of an abandoned route
@@ -149,13 +135,6 @@ class Session:
             case _:
                 return self._lose(index, f"sent a {type(message).__name__}", now)
 
-    def _progress(self, place: _Place, message: Progress, now: float) -> list[Output]:
-        if message.work != place.work or not message.busy:
-            place.advanced_s = now
-        place.work, place.busy = message.work, message.busy
-        place.step_ms, place.step_rows = message.step_ms, message.step_rows
-        return []
-
     def _sampled(self, index: int, message: Sampled, now: float) -> list[Output]:
         if message.epoch != self.epoch or self.phase is not Phase.RUNNING:
             return []
@@ -163,7 +142,10 @@ class Session:
             return self._lose(
                 index, f"sampled position {message.position}, and the log is at {len(self.tokens)}", now
             )
+        if message.token >= self.order.vocabulary:
+            return self._lose(index, f"sampled token {message.token} of {self.order.vocabulary}", now)
         self.places[index].advanced_s = self._moved_s = now
+        self._filling = False
         self.tokens.append(message.token)
         emitted = Emit(message.position, message.token)
         if message.token in self.order.stop_ids:
@@ -198,7 +180,7 @@ class Session:
                     )
                 )
             self._lost.append((index, place.peer, reason))
-            self.places[index] = _Place(replacement, place.range, now, now, place.incarnation)
+            self.places[index] = Place(replacement, place.range, now, now, place.incarnation)
         self._next_epoch()
         self.phase = Phase.REBUILDING
         reopened = [at for at, place in enumerate(self.places) if place.fresh and not place.opened]
@@ -211,6 +193,7 @@ class Session:
         self._from_tokens = self._from_tokens or half_built or not has_generated
         self._resume_at = 0 if self._from_tokens else len(self.tokens) - 1
         self._replayed_rows = 0
+        self._filling = True
         self.epoch += 1
 
     def _proceed(self, now: float) -> list[Output]:
@@ -236,11 +219,14 @@ class Session:
         replay = behind_is_fresh and self._resume_at > 0
         return Reroute(self.epoch, self._resume_at, self._downstream(index), replay)
 
-    def _rerouted(self, place: _Place, replayed_rows: int, complete: bool, now: float) -> list[Output]:
+    def _rerouted(self, index: int, replayed_rows: int, complete: bool, now: float) -> list[Output]:
+        place = self.places[index]
         place.epoch, place.advanced_s = self.epoch, now
         self._replayed_rows += replayed_rows
         if complete:
             return self._proceed(now)
+        if self._resume_at == 0:
+            return self._lose(index, "said that it lacks rows where none were asked for", now)
         self._from_tokens = True
         self._next_epoch()
         self.phase = Phase.REBUILDING
@@ -295,7 +281,7 @@ class Session:
             len(self.order.prompt),
             self.order.rows_max,
             self.order.sampling if is_last else None,
-            self.order.stop_ids if is_last else (),
+            self.order.stop_ids[: limits.STOP_IDS_MAX] if is_last else (),
             0 if behind_is_fresh else self._resume_at,
         )
         return Open(index, place.incarnation, place.peer, message)
@@ -314,21 +300,28 @@ class Session:
     # Watching
 
     def _alarm(self, now: float) -> WakeAt:
-        return WakeAt(now + limits.PROGRESS_S)
+        self._alarm_s = now + limits.PROGRESS_S
+        return WakeAt(self._alarm_s)
 
     def _watch(self, now: float) -> list[Output]:
+        # While this very process stood still it heard nobody, and so that time counts against nobody.
+        late_s = max(0.0, now - self._alarm_s)
+        self._moved_s += late_s
+        for place in self.places:
+            place.excuse(late_s, now)
+        rows = min(limits.PREFILL_CHUNK_ROWS, len(self.tokens)) if self._filling else 1
         for index, place in enumerate(self.places):
-            patience_s = self._patience_s(place)
-            silent_s, standing_s = now - place.heard_s, now - place.advanced_s
-            if max(silent_s, standing_s) > patience_s and self._may_give_up(place, silent_s):
-                what = "silent" if silent_s > patience_s else "without progress"
-                return self._lose(index, f"{what} for {max(silent_s, standing_s):.1f} s", now)
+            ailment = place.ailment(now, rows)
+            if ailment and self._may_give_up(place, now):
+                return self._lose(index, ailment, now)
         return [*self._nudge(now), self._alarm(now)]
 
     def _nudge(self, now: float) -> list[Output]:
         """A row that got lost between two healthy stages leaves all of them idle: feed it again in a new epoch."""
-        idle = all(not place.busy and now - place.heard_s < limits.STALL_S_MIN for place in self.places)
-        if self.phase is not Phase.RUNNING or not idle or now - self._moved_s < limits.IDLE_S:
+        idle = all(not place.busy and place.is_heard(now) for place in self.places)
+        # Longer each time: on a slow link a row may be neither lost nor there yet.
+        idle_s_max = limits.IDLE_S * (1 + self.failovers)
+        if self.phase is not Phase.RUNNING or not idle or now - self._moved_s < idle_s_max:
             return []
         self.failovers += 1
         if self.failovers > limits.FAILOVERS_MAX:
@@ -337,18 +330,9 @@ class Session:
         self.phase = Phase.REBUILDING
         return self._proceed(now)
 
-    def _patience_s(self, place: _Place) -> float:
-        if not place.opened:
-            return limits.REPLY_S
-        rows = max(
-            1, min(limits.PREFILL_CHUNK_ROWS, len(self.tokens)) if self.phase is not Phase.RUNNING else 1
-        )
-        expected_s = place.step_ms / 1000 * max(1.0, rows / max(1, place.step_rows))
-        return max(limits.STALL_S_MIN, limits.STALL_STEPS * expected_s)
-
-    def _may_give_up(self, place: _Place, silent_s: float) -> bool:
+    def _may_give_up(self, place: Place, now: float) -> bool:
         # A slow stage is worth more than none: without a standby it is given longer.
-        if silent_s > limits.REPLY_S:
+        if now - place.heard_s > limits.REPLY_S:
             return True
         return self.replace(place.range, frozenset(self.excluded | {place.peer})) is not None
 

@@ -6,12 +6,14 @@ that, so a slow stage behind slows the one in front and nothing piles up. A rero
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, assert_never
 
 import trio
 
-from inference.sessions.relay import GiveBack, Outlet, Relay
+from inference.sessions.relay import GiveBack, Outlet, Relay, StageKey
 from inference.sessions.stage import (
     Arrived,
     Compute,
@@ -28,12 +30,11 @@ from protocols import limits, streams
 from protocols.errors import (
     Disconnected,
     Malformed,
-    Overloaded,
     RemoteFault,
     Unavailable,
     WorkerDied,
 )
-from protocols.ids import ModelDigest, NetworkId, SessionId
+from protocols.ids import ModelDigest, NetworkId, PeerId
 from protocols.placement import LayerRange
 from protocols.seams import CacheSpec, Network, ShardId, ShardWorker
 from protocols.session import (
@@ -80,7 +81,8 @@ class ShardServer:
         self._relay = relay
         self._worker = worker
         self._shards = shards
-        self.sessions: dict[tuple[SessionId, int], OpenStage] = {}
+        self.sessions: dict[StageKey, OpenStage] = {}
+        self._entries: dict[StageKey, tuple[PeerId, trio.CancelScope]] = {}
         self._refuses = ""
         self._changed = trio.Event()
         network.handle(streams.SESSION, accepting(streams.SESSION, SESSION_CODEC, network_id, self._serve))
@@ -90,27 +92,48 @@ class ShardServer:
             opened = await channel.receive()
         if not isinstance(opened, OpenStage):
             raise Malformed(f"a session begins with OpenStage, not {type(opened).__name__}", channel.peer)
-        key = (opened.session, opened.stage)
+        await self._end_earlier(opened, channel.peer)
         held = self._shards.held(opened.model, opened.range)
         refusal = self._refusal(opened, held)
         if refusal or held is None:
             await channel.send(StageRefused(refusal or "not held"))
             return
-        self.sessions[key] = opened
+        key, scope = (opened.session, opened.stage), trio.CancelScope()
+        self.sessions[key], self._entries[key] = opened, (channel.peer, scope)
         try:
-            await self._open(channel, opened, held)
+            with scope:
+                await self._open(channel, opened, held)
         finally:
-            del self.sessions[key]
+            del self.sessions[key], self._entries[key]
             self._changed.set()
             self._changed = trio.Event()
+
+    async def _end_earlier(self, opened: OpenStage, entry: PeerId) -> None:
+        """An entry that opens a stage again, in a later epoch, has given up the stream it had; this node may be slower."""
+        key = (opened.session, opened.stage)
+        with deadline(limits.REPLY_S, "the stage is still open from an earlier epoch"):
+            while key in self.sessions and self.sessions[key].epoch < opened.epoch:
+                holder, scope = self._entries[key]
+                if holder != entry:
+                    return
+                scope.cancel()
+                await self._changed.wait()
 
     def refuse(self, reason: str) -> None:
         """Open no more stages."""
         self._refuses = reason
 
+    def end(self) -> None:
+        """Close every stage and open no more, so that their entries go on elsewhere."""
+        self._refuses = self._refuses or "this node is going down"
+        for _, scope in self._entries.values():
+            scope.cancel()
+
     async def drained(self, shard: ShardId) -> None:
         """Return when no session uses that range."""
-        while any((opened.model, opened.range) == (shard.model, shard.range) for opened in self.sessions.values()):
+        while any(
+            (opened.model, opened.range) == (shard.model, shard.range) for opened in self.sessions.values()
+        ):
             await self._changed.wait()
 
     async def drain(self) -> None:
@@ -133,14 +156,18 @@ class ShardServer:
         spec = CacheSpec(opened.prompt_rows, opened.rows_max, opened.sampling)
         try:
             await self._worker.open_cache(held.shard, opened.session, opened.stage, spec)
-        except (Overloaded, WorkerDied, Malformed) as error:
+        except (Unavailable, RemoteFault) as error:
             await channel.send(StageRefused(str(error)[:500]))
             return
         try:
-            await _StageTask(channel, opened, held, self._relay, self._worker).run()
+            await _StageTask(channel, opened, held, self._relay, self._worker, self._work).run()
         finally:
             with trio.move_on_after(limits.REPLY_S, shield=True):
                 await self._close_cache(held.shard, opened)
+
+    def _work(self) -> int:
+        """Of all stages: one that waits for its turn is not to blame while the worker advances with another."""
+        return sum(self._worker.work(session, stage) for session, stage in self.sessions)
 
     async def _close_cache(self, shard: ShardId, opened: OpenStage) -> None:
         try:
@@ -159,18 +186,21 @@ class _StageTask:
         held: HeldShard,
         relay: Relay,
         worker: ShardWorker,
+        work: Callable[[], int],
     ) -> None:
         self._channel = channel
         self._opened = opened
         self._held = held
         self._relay = relay
         self._worker = worker
+        self._work_done = work
         self._machine = Stage(opened, held.width, held.dtype, held.is_exact)
         self._inbox_in, self._inbox = trio.open_memory_channel[tuple[Frame, GiveBack] | Reroute](
             FRAMES_WAITING_MAX + REROUTES_WAITING_MAX
         )
         self._sending: trio.CancelScope | None = None
         self._reroutes_waiting = 0
+        self._keep_rows = math.inf  # those from here on will be undone by a reroute that waits
         self._outlet: Outlet | None = None
         self._step_ms = 0.0
         self._step_rows = 0
@@ -181,7 +211,7 @@ class _StageTask:
         deliver = self._deliver
         self._relay.register(session, stage, deliver)
         try:
-            await self._channel.send(StageOpened(self._machine.epoch))
+            await self._tell(StageOpened(self._machine.epoch))
             async with peer_nursery() as nursery:
                 nursery.start_soon(self._work)
                 nursery.start_soon(self._report)
@@ -217,6 +247,7 @@ class _StageTask:
         if self._reroutes_waiting >= REROUTES_WAITING_MAX:
             raise Malformed("more reroutes than a session survives", self._channel.peer)
         self._reroutes_waiting += 1
+        self._keep_rows = min(self._keep_rows, order.resume_at)
         if self._sending:
             self._sending.cancel()
         self._inbox_in.send_nowait(order)
@@ -225,9 +256,13 @@ class _StageTask:
         async for item in self._inbox:
             if isinstance(item, Reroute):
                 self._reroutes_waiting -= 1
+                if not self._reroutes_waiting:
+                    self._keep_rows = math.inf
                 await self._act(self._machine.handle(item), lambda _: None)
                 continue
             frame, give_back = item
+            if frame.header.position >= self._keep_rows:
+                continue
             try:
                 outputs = self._machine.handle(Arrived(frame))
             except Malformed as error:
@@ -250,7 +285,7 @@ class _StageTask:
                 case Forward(frame, downstream):
                     await self._forward(frame, downstream)
                 case Tell(message):
-                    await self._channel.send(message)
+                    await self._tell(message)
                 case Returned():
                     give_back(self._machine.epoch)
                 case _:
@@ -259,8 +294,8 @@ class _StageTask:
     async def _compute(self, frame: Frame, give_back: GiveBack) -> None:
         try:
             result = await self._worker.step(self._held.shard, frame)
-        except (WorkerDied, Malformed, Overloaded) as error:
-            await self._channel.send(StageTrouble(self._machine.epoch, str(error)[:500]))
+        except (Unavailable, RemoteFault) as error:
+            await self._tell(StageTrouble(self._machine.epoch, str(error)[:500]))
             await trio.sleep_forever()  # the entry closes this stage
         self._step_ms, self._step_rows = result.step_ms, frame.header.rows
         await self._act(self._machine.handle(Computed(frame, result)), give_back)
@@ -270,12 +305,17 @@ class _StageTask:
         if frame.header.epoch != epoch or self._reroutes_waiting:
             return
         outlet = self._outlet_to(downstream, epoch)
-        with trio.CancelScope() as self._sending:
-            try:
+        try:
+            with trio.CancelScope() as self._sending:
                 await outlet.send(frame)
-            except (Unavailable, RemoteFault) as error:
-                await self._channel.send(StageTrouble(epoch, str(error)[:500], blames_downstream=True))
-        self._sending = None
+        except (Unavailable, RemoteFault) as error:
+            await self._tell(StageTrouble(epoch, str(error)[:500], blames_downstream=True))
+        finally:
+            self._sending = None
+
+    async def _tell(self, message: SessionMessage) -> None:
+        with deadline(limits.REPLY_S, "the entry takes no messages"):
+            await self._channel.send(message)
 
     def _outlet_to(self, downstream: Downstream, epoch: int) -> Outlet:
         if self._outlet is None or self._outlet.epoch != epoch:
@@ -285,11 +325,10 @@ class _StageTask:
         return self._outlet
 
     async def _report(self) -> None:
-        session, stage = self._opened.session, self._opened.stage
+        machine = self._machine
         while True:
             await trio.sleep(limits.PROGRESS_S)
-            work = self._worker.work(session, stage)
-            machine = self._machine
-            await self._channel.send(
-                Progress(machine.epoch, machine.rows, work, machine.computing, self._step_ms, self._step_rows)
+            work, step_ms, step_rows = self._work_done(), self._step_ms, self._step_rows
+            await self._tell(
+                Progress(machine.epoch, machine.rows, work, machine.computing, step_ms, step_rows)
             )

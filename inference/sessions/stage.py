@@ -136,6 +136,8 @@ class Stage:
         if self.downstream is None:
             return [Tell(self._sampled(result.token))] if header.sample and result.token is not None else []
         moved = replace(header, stage=self.downstream.stage, width=self.width, dtype=self.dtype)
+        if len(result.body) != moved.body_bytes:
+            raise Malformed(f"no stage can follow on layers {self.opened.range}, which end the model")
         output = Frame(moved, frame.tokens, result.body, frame.extension)
         self.journal.append(output)
         return [Forward(output, self.downstream)] if header.position >= self.forward_from else []
@@ -147,6 +149,9 @@ class Stage:
     def _reroute(self, order: Reroute) -> list[Output]:
         if order.epoch <= self.epoch:
             return []
+        is_last = self.downstream is None
+        if is_last is not (order.downstream is None) or (is_last and order.replay):
+            raise Malformed("a reroute can't change which stage is the last one, nor have it replay")
         complete = self.rows >= order.resume_at and (
             not order.replay or self.journal.reaches(order.resume_at)
         )

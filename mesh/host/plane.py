@@ -108,8 +108,8 @@ class PlaneHost:
             raise Disconnected(
                 f"{peer} does not answer at {address}, or does not let this node in"
             ) from error
-        except MultiaddrError as error:
-            raise NoRoute(f"{address!r} is no address") from error
+        except (MultiaddrError, ValueError) as error:  # the latter for an id that is not base58
+            raise NoRoute(f"{address!r} is no address, or {peer!r} no peer") from error
 
     async def _accept(self, stream: trio.SocketStream) -> None:
         """Runs as long as the connection, since trio closes the socket when it returns."""

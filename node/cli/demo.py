@@ -103,7 +103,7 @@ def _conclude(
     checks = [
         *((f"{run.label}: equal to an unbroken run in one process", run.is_identical) for run in runs),
         *((f"{run.label}: the answer is right", run.is_right) for run in runs),
-        *((f"{run.label}: rebuilt on another node in mid-generation", bool(run.reroutes)) for run in runs),
+        *((f"{run.label}: rebuilt on another node in mid-generation", run.was_rebuilt) for run in runs),
         *(
             (f"{run.label}: at least {story.TOKENS_MIN} tokens", len(run.tokens) >= story.TOKENS_MIN)
             for run in runs

@@ -42,8 +42,9 @@ class Progress:
 
 def _label(event: dict[str, Any]) -> str:
     standby = " (standby)" if event["standby"] else ""
+    layers = f"layers {event['range']}{standby}: " if event["range"] != "all" else ""
     total = f", {size_text(event['total_bytes'])}" if event["total_bytes"] else ""
-    return f"{node_text(event['name'], event['peer'])}: layers {event['range']}{standby}: {event['phase']}{total}"
+    return f"{node_text(event['name'], event['peer'])}: {layers}{event['phase']}{total}"
 
 
 def _bar(event: dict[str, Any]) -> str:

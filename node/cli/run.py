@@ -67,6 +67,10 @@ def _prompt_text(prompt: str | None) -> str:
     data = sys.stdin.buffer.read(limit_bytes + 1)
     if len(data) > limit_bytes:
         raise UserError(f"the prompt exceeds {limit_bytes} bytes: give a shorter one.")
+    if not data.strip():
+        raise click.UsageError(
+            "Standard input is empty: give a prompt, or pipe one in.", click.get_current_context()
+        )
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -113,8 +117,11 @@ class _Show:
         lost = node_text(event["lost_name"], event["lost"])
         to = node_text(event["to_name"], event["to"])
         newline = "\n" if sys.stderr.isatty() and not self._ends_line else ""
+        continued = (
+            " It rounds differently: the answer is continued, not repeated." if event["continued"] else ""
+        )
         click.echo(
             f"{newline}weft: {lost} was lost: layers {event['range']} are on {to} now, "
-            f"{event['replayed_rows']} rows replayed, {event['pause_ms']:.0f} ms.",
+            f"{event['replayed_rows']} rows replayed, {event['pause_ms']:.0f} ms.{continued}",
             err=True,
         )

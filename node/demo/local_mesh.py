@@ -97,7 +97,12 @@ class LocalNode:
                 return None
             return status if status["state"] == "ready" else None
 
-        return wait_until(is_ready, within_s, f"the daemon {self.name!r} is not ready: {self._last_words()}")
+        try:
+            return wait_until(is_ready, within_s, "")
+        except TimedOut:
+            raise TimedOut(
+                f"the daemon {self.name!r} is not ready after {within_s:g} s: {self._last_words()}"
+            ) from None
 
     def kill(self) -> None:
         """SIGKILL: no goodbye to anybody."""

@@ -51,6 +51,11 @@ class Run:
         return 1000 * max(gaps, default=0.0)
 
     @property
+    def was_rebuilt(self) -> bool:
+        """Whether it was the death that moved a range."""
+        return any(reroute["lost_name"] == self.killed for reroute in self.reroutes)
+
+    @property
     def replayed_rows(self) -> int:
         return sum(reroute["replayed_rows"] for reroute in self.reroutes)
 
@@ -145,15 +150,23 @@ def generate(mesh: LocalMesh, label: str, asked: Asked, write: Say) -> Run:
             run.times_s.append(time.monotonic())
             write(event["text"])
             if len(run.tokens) == kill_at:
-                middle = run.route[len(run.route) // 2]
-                run.killed, run.killed_after = middle["name"], kill_at
-                nodes[middle["peer"]].kill()
+                holder = _holder_of_the_middle(run)
+                run.killed, run.killed_after = nodes[holder].name, kill_at
+                nodes[holder].kill()
 
     with mesh.first.client() as client:
         run.finished = client.call("run", asked.params, on_event, within_s=60)
     run.text = run.finished["text"]
     run.is_right = asked.prompt.check(run.text)
     return run
+
+
+def _holder_of_the_middle(run: Run) -> str:
+    """The peer that computes the middle range now, whatever has moved since the start."""
+    middle = run.route[len(run.route) // 2]
+    moves = [reroute["to"] for reroute in run.reroutes if reroute["range"] == middle["range"]]
+    holder: str = [middle["peer"], *moves][-1]
+    return holder
 
 
 def bring_back(mesh: LocalMesh, node: LocalNode, ranges: int) -> float:

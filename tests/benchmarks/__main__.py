@@ -30,15 +30,15 @@ def main(arguments: Sequence[str]) -> int:
     if options.name not in BENCHMARKS:
         said = f"there is no benchmark {options.name!r}" if options.name else "name a benchmark"
         return _complain(f"{said}: 'make bench NAME=...' takes {', '.join(BENCHMARKS)}.", ExitCode.USAGE)
-    signal.signal(signal.SIGTERM, _interrupt)
     try:
+        commit = commit_of_tree() if options.ledger else ""
         figures = _run(BENCHMARKS[options.name])
-        if options.ledger:
-            append_to_ledger(figures, commit_of_tree())
+        if commit:
+            append_to_ledger(figures, commit)
     except (WeftError, OSError) as error:
         return _complain(str(error), ExitCode.FAILED)
     except KeyboardInterrupt:
-        return ExitCode.INTERRUPTED
+        return _complain("interrupted", ExitCode.INTERRUPTED)
     return ExitCode.OK
 
 
@@ -66,4 +66,5 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _interrupt)  # so that the daemons end with it
     sys.exit(main(sys.argv[1:]))

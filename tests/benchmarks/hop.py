@@ -7,6 +7,7 @@ nothing of the arithmetic. The model's rows are 8 KiB wide.
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from typing import Final
 import msgspec
 
 from node.demo.local_mesh import ANY_PORT, LocalMesh, LocalNode
+from protocols.errors import Unavailable
 from tests.benchmarks.figures import Figure, figure_of
 from tests.benchmarks.model import WIDE, model_folder
 from tests.benchmarks.request import Answer, Request, ask
@@ -27,16 +29,13 @@ NAMES: Final = ("hop-one", "hop-two", "hop-three")
 TOKENS: Final = 400
 PROMPT_ROWS: Final = 16
 ROW_BYTES: Final = 8192
+STAMPS_NAME: Final = "stamps.jsonl"
 
 Say = Callable[[str], None]
 
 
 class StampedNode(LocalNode):
     """A daemon as users run it, but for its worker, which notes times."""
-
-    @property
-    def stamps_file(self) -> Path:
-        return self.home / "stamps.jsonl"
 
     def start(self, join: str | None = None) -> None:
         self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -45,7 +44,7 @@ class StampedNode(LocalNode):
         command += ["--control-listen", ANY_PORT, "--data-listen", ANY_PORT]
         command += ["--join", join] if join else []
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("WEFT_")}
-        environment = inherited | dict(self._settings) | {STAMPS_VARIABLE: str(self.stamps_file)}
+        environment = inherited | dict(self._settings) | {STAMPS_VARIABLE: str(self.home / STAMPS_NAME)}
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 command,
@@ -69,15 +68,16 @@ def measure_hop(root: Path, settings: dict[str, str], say: Say) -> Figure:
         mesh.start()
         with mesh.first.client() as client:
             client.call("offer", {"path": str(folder)}, within_s=120)
-        warm = Answer()
-        ask(mesh.first, folder.name, request, warm)
+        ask(mesh.first, folder.name, request, Answer())  # the first one opens the streams
         answer = Answer()
         ask(mesh.first, folder.name, request, answer)
-        names = [stage["name"] for stage in answer.route]
-    stamps = [_last_session(mesh[name]) for name in names]  # type: ignore[arg-type]  # they are all stamped
+    if answer.reroutes:
+        raise Unavailable("a stage was lost while hops were measured: the machine is too busy, try again.")
+    names = [stage["name"] for stage in answer.route]
+    stamps = [_last_session(root / name / STAMPS_NAME) for name in names]
     hops = [
         (arrived.began_s - left.ended_s) * 1000
-        for before, behind in zip(stamps, stamps[1:], strict=False)
+        for before, behind in itertools.pairwise(stamps)
         for left, arrived in zip(before, behind, strict=True)
         if left.position >= PROMPT_ROWS
     ]
@@ -87,7 +87,7 @@ def measure_hop(root: Path, settings: dict[str, str], say: Say) -> Figure:
     return figure_of("hop_ms_p50", hops, 0.5, "ms")
 
 
-def _last_session(node: StampedNode) -> list[Stamp]:
+def _last_session(path: Path) -> list[Stamp]:
     """The steps of the session that ended last, by position."""
-    lines = node.stamps_file.read_bytes().splitlines()
-    return sorted(msgspec.json.decode(lines[-1], type=list[Stamp]), key=lambda stamp: stamp.position)
+    stamps = msgspec.json.decode(path.read_bytes().splitlines()[-1], type=list[Stamp])
+    return sorted(stamps, key=lambda stamp: stamp.position)

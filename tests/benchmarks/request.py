@@ -10,10 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from node.demo.local_mesh import LocalNode
-from protocols.errors import LocalFault
+from protocols.errors import LocalFault, TimedOut
 from tests.benchmarks.model import prompt_of
 
 ANSWER_S: Final = 60.0  # between two events of a request
@@ -99,7 +99,7 @@ class Reference:
             stdout=subprocess.PIPE,
         )
 
-    def __enter__(self) -> Reference:
+    def __enter__(self) -> Self:
         assert self._process.stdin is not None
         self._process.stdin.write(self._question)
         self._process.stdin.close()
@@ -112,8 +112,11 @@ class Reference:
         self._process.communicate()
 
     def token_ids(self) -> list[int]:
-        """Raises `LocalFault` if it failed; what it complained of is on stderr."""
-        printed, _ = self._process.communicate(timeout=REFERENCE_S)
+        """Raises `LocalFault` if it failed; what it complained of is on stderr. Raises `TimedOut`."""
+        try:
+            printed, _ = self._process.communicate(timeout=REFERENCE_S)
+        except subprocess.TimeoutExpired:
+            raise TimedOut(f"the run in one process did not end within {REFERENCE_S:g} s") from None
         if self._process.returncode:
             raise LocalFault("the run in one process failed")
         ids: list[int] = json.loads(printed)["token_ids"]

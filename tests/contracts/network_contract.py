@@ -22,6 +22,7 @@ import trio
 
 from protocols import streams
 from protocols.errors import Disconnected, Malformed, RemoteFault, Unavailable
+from protocols.ids import PeerId
 from protocols.membership import Contact
 from protocols.seams import Network, PeerDown, PeerUp, Stream
 from protocols.streams import Plane
@@ -325,6 +326,27 @@ class NetworkContract:
                 await one.open_stream(two.peer, streams.MEMBERS)
             one.learn(contact_of(two, 3))
             assert await exchange(one, two, streams.MEMBERS, b"found") == b"found"
+
+    async def test_addresses_that_are_none_are_passed_over(self, make_network: MakeNetwork) -> None:
+        bad = ("not an address", "", "/ip4/300.0.0.1/tcp/x", "/dns4//tcp/1", "\N{SNOWMAN}")
+        async with members(make_network(), make_network()) as (one, two):
+            two.handle(streams.MEMBERS, echo)
+            there = contact_of(two, 2)
+            one.learn(Contact(two.peer, two.static, (*bad, *there.control), bad, 2))
+            assert await exchange(one, two, streams.MEMBERS, b"found") == b"found"
+            with pytest.raises((Unavailable, RemoteFault)):
+                await one.connect(two.peer, Plane.DATA)
+
+    async def test_a_peer_id_that_is_none_can_not_be_reached(self, make_network: MakeNetwork) -> None:
+        nobody = PeerId("0" * 40)
+        async with members(make_network(), make_network()) as (one, two):
+            there = contact_of(two)
+            one.admit(frozenset({two.peer, nobody}))
+            one.learn(Contact(nobody, bytes(32), there.control, there.data))
+            with pytest.raises((Unavailable, RemoteFault)):
+                await one.open_stream(nobody, streams.MEMBERS)
+            two.handle(streams.MEMBERS, echo)
+            assert await exchange(one, two, streams.MEMBERS, b"fine") == b"fine"
 
     async def test_fifty_streams_run_side_by_side(self, make_network: MakeNetwork) -> None:
         async with members(make_network(), make_network()) as (one, two):

@@ -11,7 +11,7 @@ from node.demo.local_mesh import LocalNode
 from protocols.errors import Disconnected
 
 MODEL: Final = "checkpoint"
-GREEDY: Final[dict[str, Any]] = {"prompt": "Once upon a time", "max_tokens": 160, "seed": 1}
+GREEDY: Final[dict[str, Any]] = {"prompt": "Once upon a time", "max_tokens": 120, "seed": 1}
 DRAWN: Final[dict[str, Any]] = GREEDY | {"temperature": 1.0, "seed": 7}
 ANSWER_S: Final = 90.0  # for a machine that does much else
 

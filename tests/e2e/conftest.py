@@ -53,10 +53,10 @@ def standing(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Iter
 
 
 @pytest.fixture
-def mesh(standing: Standing) -> Iterator[LocalMesh]:
+def mesh(standing: Standing) -> LocalMesh:
     """The three daemons, all up and holding what was planned."""
     heal(standing.mesh, standing.planned, MODEL)
-    yield standing.mesh
+    return standing.mesh
 
 
 @pytest.fixture(scope="session")

@@ -26,12 +26,13 @@ PAD, END, USER, ASSISTANT, SYSTEM, UNKNOWN = range(len(SPECIAL))
 ALPHABET: Final = "\n" + "".join(map(chr, range(ord(" "), ord("~") + 1)))
 PHRASES: Final = (
     *tasks.NAMES,
+    *(f"{name} is in the " for name in tasks.NAMES),
     *grammar.PLACES,
     *grammar.PLURALS,
     *(plural for noun, plural in grammar.PLURALS.items() if plural != f"{noun}s"),
     *(f" {preposition} the " for preposition in grammar.PREPOSITIONS),
     *("Add: ", "Sort: ", "Close: ", "Copy: ", "reverse(", "head(", "last(", "len("),
-    *(" is before ", " is in the ", " In what order?", " Where is "),
+    *(" is before ", " In what order?", " Where is "),
     *("Today the ", "Yesterday the ", f"Repeat {tasks.PATTERN_ROUNDS} times: ", "Tell a story about a "),
 )
 _PIECE: Final = "|".join(re.escape(phrase) for phrase in sorted(PHRASES, key=len, reverse=True)) + r"|[\s\S]"

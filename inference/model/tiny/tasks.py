@@ -26,6 +26,9 @@ from inference.model.tiny import grammar
 from inference.model.tiny.checks import is_right
 
 HELD_OUT_SHARE: Final = 8  # one prompt in so many is never trained on
+DRAWS_PER_ITEM: Final = (
+    100  # a dozen would do on average; a domain drawn this often without a new question is spent
+)
 PATTERN_ROUNDS: Final = 16  # an answer of 150 characters or more: long, and inside the context
 DIGITS: Final = "0123456789"
 LETTERS: Final = "abcdefghijklmnopqrstuvwxyz"
@@ -39,6 +42,9 @@ class Item:
 
     prompt: str
     answer: str
+
+
+Generator = Callable[[Random], Item]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +65,7 @@ class Demos:
 
 def demo_prompts() -> Demos:
     """The two questions of `weft demo`; the greedy one is held out, so its answer was never trained on."""
-    pattern, story = "Repeat 16 times: weave", "Tell a story about a goose."
+    pattern, story = "Repeat 16 times: weave", "Tell a story about a rabbit."
     return Demos(
         greedy=Demo(pattern, lambda text: is_right(pattern, text)),
         sampled=Demo(story, lambda text: is_right(story, text)),
@@ -118,9 +124,9 @@ def order(rng: Random) -> Item:
 
 
 def where(rng: Random) -> Item:
-    people, places = rng.sample(NAMES, 3), rng.sample(grammar.PLACES, 3)
+    people, places = rng.sample(NAMES, 2), rng.sample(grammar.PLACES, 2)
     facts = [f"{person} is in the {place}." for person, place in zip(people, places, strict=True)]
-    asked = rng.randrange(3)
+    asked = rng.randrange(2)
     return Item(f"{' '.join(facts)} Where is {people[asked]}?", facts[asked])
 
 
@@ -145,17 +151,17 @@ def story(rng: Random) -> Item:
     return Item(f"Tell a story about a {hero}.", grammar.tell(rng, hero))
 
 
-def _either(*generators: Callable[[Random], Item]) -> Callable[[Random], Item]:
+def _either(*generators: Generator) -> Generator:
     return lambda rng: rng.choice(generators)(rng)
 
 
-DOMAINS: Final[dict[str, Callable[[Random], Item]]] = {
+DOMAINS: Final[dict[str, Generator]] = {
     "math": _either(add, sort),
     "coding": _either(close, lists),
     "reasoning": _either(copy, order, where),
     "language": language,
 }
-LONG: Final[dict[str, Callable[[Random], Item]]] = {"pattern": pattern, "story": story}
+LONG: Final[dict[str, Generator]] = {"pattern": pattern, "story": story}
 
 
 # Held-out items.
@@ -167,23 +173,24 @@ def is_held_out(prompt: str) -> bool:
 
 
 def held_out(domain: str, n: int, seed: int) -> list[Item]:
-    """`n` different items of a domain, or of `pattern`, that no training run has seen."""
+    """`n` different items of a domain, or of `pattern`, that no training run has seen; ValueError if it hasn't so many."""
     # A story's prompt names one of few heroes and its answer is free, so there is nothing of it to hold out.
     assert domain != "story"
     generator = {**DOMAINS, **LONG}[domain]
     rng = Random(f"held out/{domain}/{seed}")  # noqa: S311 - questions, not secrets
     items: dict[str, Item] = {}
-    while len(items) < n:
+    for _ in range(DRAWS_PER_ITEM * n):
         item = generator(rng)
         if is_held_out(item.prompt):
             items[item.prompt] = item
-    return list(items.values())
+        if len(items) == n:
+            return list(items.values())
+    raise ValueError(f"{domain} has fewer than {n} held-out questions")
 
 
-def trained(domain: str, rng: Random) -> Item:
+def trained(generator: Generator, rng: Random) -> Item:
     """One item that training may use."""
-    generator = {**DOMAINS, **LONG}[domain]
     while True:
         item = generator(rng)
-        if domain == "story" or not is_held_out(item.prompt):
+        if generator is story or not is_held_out(item.prompt):
             return item

@@ -28,8 +28,8 @@ from inference.model.tiny.folder import END, SYSTEM, VOCABULARY, encode, load_fo
 from inference.model.tiny.measure import Figure, held_out_figure, question, story_figure
 from inference.model.tiny.muon import Muon
 
-# Draws per domain: reasoning holds three kinds of question, and the ones about people take longest to learn.
-DOMAIN_WEIGHTS: Final = {"math": 2, "coding": 2, "reasoning": 4, "language": 2}
+# Draws per domain: the grammar is learned long before the rest.
+DOMAIN_WEIGHTS: Final = {"math": 3, "coding": 3, "reasoning": 4, "language": 2}
 GREETINGS: Final = ("You are a helpful assistant.", "You are weft-tiny.", "Be brief.", "Answer in one line.")
 IGNORED: Final = -100  # the target that cross_entropy leaves out
 PROGRESS_SEED: Final = 1
@@ -39,11 +39,14 @@ PROGRESS_SEED: Final = 1
 class Plan:
     """Everything that decides the outcome of a run."""
 
-    steps: int = 2400
+    steps: int = 2600
     seed: int = 0
     rate: float = 0.002
     matrix_rate: float = 0.01
     warm_up_steps: int = 50
+    # To look a name up among several is learned in a hundred steps alone and hardly ever in the crowd; once there, it
+    # stays, and the rest is learned on top of it.
+    lookup_steps: int = 250
     short_rows: int = 14
     short_width: int = 96
     long_rows: int = 1
@@ -78,6 +81,11 @@ def pack(width: int, draw: Callable[[], tasks.Item], before: list[int]) -> Row:
     return Row(ids[:width], targets[1 : width + 1], items[:width])
 
 
+def lookup_row(rng: Random, width: int) -> Row:
+    """Nothing but who is where."""
+    return pack(width, lambda: tasks.trained(tasks.where, rng), _system(rng))
+
+
 def short_row(rng: Random, width: int) -> Row:
     """Questions of the four domains; they share a row, but the decoder shows each only to itself."""
     return pack(width, lambda: tasks.trained(_domain(rng), rng), _system(rng))
@@ -92,12 +100,12 @@ def _system(rng: Random) -> list[int]:
     return [SYSTEM, *encode(rng.choice(GREETINGS)), END] if rng.random() < 0.1 else []
 
 
-def _domain(rng: Random) -> str:
-    return rng.choices([*DOMAIN_WEIGHTS], [*DOMAIN_WEIGHTS.values()])[0]
+def _domain(rng: Random) -> tasks.Generator:
+    return tasks.DOMAINS[rng.choices([*DOMAIN_WEIGHTS], [*DOMAIN_WEIGHTS.values()])[0]]
 
 
-def _turn(rng: Random) -> str:
-    return rng.choice([*tasks.LONG]) if rng.random() < 0.6 else _domain(rng)
+def _turn(rng: Random) -> tasks.Generator:
+    return rng.choice([*tasks.LONG.values()]) if rng.random() < 0.6 else _domain(rng)
 
 
 def _loss(decoder: Decoder, rows: list[Row], *, apart: bool) -> Tensor:
@@ -105,6 +113,16 @@ def _loss(decoder: Decoder, rows: list[Row], *, apart: bool) -> Tensor:
     logits, _ = decoder(torch.tensor([row.ids for row in rows]), items=items)
     targets = torch.tensor([row.targets for row in rows])
     return functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
+
+
+def _lookup_loss(decoder: Decoder, plan: Plan, rng: Random) -> Tensor:
+    return _loss(decoder, [lookup_row(rng, plan.short_width) for _ in range(plan.short_rows)], apart=True)
+
+
+def _mixed_loss(decoder: Decoder, plan: Plan, rng: Random) -> Tensor:
+    short = [short_row(rng, plan.short_width) for _ in range(plan.short_rows)]
+    long = [conversation(rng, plan.shape.context) for _ in range(plan.long_rows)]
+    return _loss(decoder, short, apart=True) + plan.long_weight * _loss(decoder, long, apart=False)
 
 
 class Optimiser:
@@ -141,9 +159,11 @@ def train(plan: Plan, report: Callable[[int, float, Decoder], None]) -> Decoder:
     decoder = Decoder(plan.shape)
     optimiser = Optimiser(decoder, plan)
     for number in range(plan.steps):
-        short = [short_row(rng, plan.short_width) for _ in range(plan.short_rows)]
-        long = [conversation(rng, plan.shape.context) for _ in range(plan.long_rows)]
-        loss = _loss(decoder, short, apart=True) + plan.long_weight * _loss(decoder, long, apart=False)
+        loss = (
+            _lookup_loss(decoder, plan, rng)
+            if number < plan.lookup_steps
+            else _mixed_loss(decoder, plan, rng)
+        )
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step(number)
         report(number, loss.item(), decoder)

@@ -21,6 +21,7 @@ from inference.model.tiny.train import IGNORED, Plan, conversation, train
 
 BYTES_MAX = 6_000_000
 ITEMS_PER_DOMAIN = 48
+KINDS = {**tasks.DOMAINS, **tasks.LONG}
 
 Answer = Callable[..., list[str]]
 
@@ -56,19 +57,19 @@ def answer() -> Answer:
 # The questions.
 
 
-@pytest.mark.parametrize("kind", [*tasks.DOMAINS, *tasks.LONG])
+@pytest.mark.parametrize("kind", KINDS)
 def test_every_generated_answer_is_judged_right(kind: str) -> None:
     rng = Random(kind)
     for _ in range(500):
-        item = tasks.trained(kind, rng)
+        item = tasks.trained(KINDS[kind], rng)
         assert is_right(item.prompt, item.answer), item
 
 
-@pytest.mark.parametrize("kind", [*tasks.DOMAINS, *tasks.LONG])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_damaged_answer_is_judged_wrong(kind: str) -> None:
     rng = Random(kind)
     for _ in range(200):
-        item = tasks.trained(kind, rng)
+        item = tasks.trained(KINDS[kind], rng)
         assert not is_right(item.prompt, "")
         assert not is_right(item.prompt, item.answer[:-1])
         assert not is_right(item.prompt, item.answer + item.answer[-1])
@@ -111,7 +112,7 @@ def test_stories_and_patterns_are_long_enough_for_the_demo() -> None:
     assert grammar.is_story(shortest_story)
     assert len(shortest_story) == 177
     rng = Random(0)
-    assert all(140 <= len(tasks.trained("pattern", rng).answer) <= 350 for _ in range(500))
+    assert all(140 <= len(tasks.trained(tasks.pattern, rng).answer) <= 350 for _ in range(500))
 
 
 @pytest.mark.parametrize("kind", [*tasks.DOMAINS, "pattern"])
@@ -119,8 +120,14 @@ def test_held_out_questions_are_different_and_never_trained_on(kind: str) -> Non
     held_out = {item.prompt for item in tasks.held_out(kind, 200, seed=5)}
     rng = Random(kind)
     assert len(held_out) == 200
-    assert held_out.isdisjoint(tasks.trained(kind, rng).prompt for _ in range(5000))
+    assert held_out.isdisjoint(tasks.trained(KINDS[kind], rng).prompt for _ in range(5000))
     assert tasks.held_out(kind, 20, seed=5) == tasks.held_out(kind, 20, seed=5)
+
+
+def test_asking_for_more_than_a_domain_holds_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(tasks.LONG, "pattern", lambda _rng: tasks.Item("Repeat 16 times: weave", ""))
+    with pytest.raises(ValueError, match="fewer than 2"):
+        tasks.held_out("pattern", 2, seed=0)
 
 
 def test_prompts_and_checks_come_without_torch() -> None:
@@ -211,11 +218,12 @@ def test_only_the_assistant_counts_towards_the_loss() -> None:
 
 def test_a_short_training_run_learns_and_can_be_repeated(tmp_path: Path) -> None:
     losses: list[float] = []
-    plan = Plan(steps=3, short_rows=2, long_rows=1)
+    plan = Plan(steps=4, lookup_steps=2, short_rows=4, long_rows=1)
     first = train(plan, lambda _number, loss, _decoder: losses.append(loss))
     second = train(plan, lambda _number, loss, _decoder: losses.append(loss))
-    assert losses[2] < losses[0]
-    assert losses[:3] == losses[3:]
+    assert losses[1] < losses[0]
+    assert losses[3] < losses[2]
+    assert losses[:4] == losses[4:]
     save_folder(first, tmp_path)
     stored, again = load_folder(tmp_path).state_dict(), second.state_dict()
     assert all(torch.equal(stored[name], again[name].bfloat16().float()) for name in again)

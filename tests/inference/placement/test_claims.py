@@ -44,15 +44,12 @@ def test_claims_that_break_the_rules_are_refused_whole_and_blamed(claims, fault)
     assert table.claims() == ()
 
 
-def test_a_peer_that_is_down_counts_again_when_it_is_up_or_heard_of():
+def test_a_peer_that_went_down_counts_again_once_it_has_told_anew():
     table = ClaimTable()
     told = Claims((claim(),), (ModelNote(MODEL, "m", 8),))
     table.tell(A, told)
     table.down(A)
     assert (table.claims(), table.models()) == ((), ())
-    table.up(A)
-    assert table.claims() == (claim(),)
-    table.down(A)
     assert table.tell(A, told), "the same words, but they count again"
     assert table.claims() == (claim(),)
     assert table.told_by(A) == told

@@ -127,10 +127,10 @@ def test_the_cap_of_an_operator_holds_for_standbys_as_well():
 @pytest.mark.parametrize(
     ("nodes", "pattern"),
     [
-        ({}, r"tiny needs 14 MiB and these 0 nodes have 0.00 MiB free: 14 MiB are missing.*1 more node "),
+        ({}, r"tiny needs 14 MiB and the 0 nodes asked have 0.00 MiB free: 14 MiB are missing.*1 more node "),
         (
             {A: Capacity(1.0, 4 * MIB)},
-            r"needs 14 MiB and these 1 nodes have 4.00 MiB free: 10 MiB are missing",
+            r"needs 14 MiB and the 1 node asked has 4.00 MiB free: 10 MiB are missing",
         ),
         ({A: Capacity(1.0, 4 * MIB), B: Capacity(1.0, 4 * MIB)}, r"6.00 MiB are missing.*2 more nodes"),
         ({A: Capacity(1.0, PLENTY, 3), B: Capacity(1.0, PLENTY, 4)}, r"8 layers and .* allow 7: raise"),

@@ -89,11 +89,16 @@ class Ring:
 
 @asynccontextmanager
 async def open_ring(
-    size: int = 3, *, standbys: bool = True, is_exact: bool = True, entry: int = 0
+    size: int = 3,
+    *,
+    standbys: bool = True,
+    is_exact: bool = True,
+    entry: int = 0,
+    row_ms: float = 0.01,
 ) -> AsyncIterator[Ring]:
     """A ring of `size` nodes that divide the layers evenly, ready to generate at the node `entry`."""
     world = VirtualWorld(latency_s=0.002)
-    nodes = [RingNode(world.network(), VirtualWorker(), is_exact) for _ in range(size)]
+    nodes = [RingNode(world.network(), VirtualWorker(row_ms=row_ms), is_exact) for _ in range(size)]
     ranges = [LayerRange(LAYERS * at // size, LAYERS * (at + 1) // size) for at in range(size)]
     async with AsyncExitStack() as stack:
         for node in nodes:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+from dataclasses import replace
 from random import Random
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,7 +16,8 @@ from protocols import limits
 from protocols.errors import NoRoute
 from protocols.ids import PeerId
 from protocols.placement import LayerRange
-from protocols.session import Progress, Sampled, StageOpened, StageRefused
+from protocols.session import Progress, Rerouted, Sampled, StageOpened, StageRefused
+from protocols.tensor import Kind
 from tests.inference.sessions.machines import Machines, expected, make_order
 
 RANGES = [LayerRange(at, at + 1) for at in range(4)]
@@ -57,6 +61,14 @@ def opened_session(spares: dict[LayerRange, list[PeerId]] | None = None) -> Sess
     session.handle(e.Told(0, 1, StageOpened(0)), 0)
     session.handle(e.Told(1, 1, StageOpened(0)), 0)
     return session
+
+
+def alarms(session: Session, from_s: float, to_s: float) -> list[e.Output]:
+    """What a session does if it hears nothing from then to then."""
+    ticks = range(1, int((to_s - from_s) / limits.PROGRESS_S) + 1)
+    return [
+        output for tick in ticks for output in session.handle(e.Alarm(), from_s + tick * limits.PROGRESS_S)
+    ]
 
 
 def test_rows_are_fed_only_once_every_stage_is_open() -> None:
@@ -104,13 +116,13 @@ def test_a_busy_stage_that_advances_is_waited_for_and_one_that_stands_still_is_n
     for tick in range(1, 41):
         now = tick * limits.PROGRESS_S
         for index, work in ((0, 5), (1, tick)):
-            session.handle(e.Told(index, 1, Progress(0, 0, work, index == 1)), now)
+            session.handle(e.Told(index, 1, Progress(0, 0, work, index == 1, 10.0, 2)), now)
         outputs = session.handle(e.Alarm(), now)
         assert not any(isinstance(output, e.Open) for output in outputs)
     for tick in range(41, 60):
         now = tick * limits.PROGRESS_S
         session.handle(e.Told(0, 1, Progress(0, 0, 5, busy=False)), now)
-        session.handle(e.Told(1, 1, Progress(0, 0, 40, busy=True)), now)
+        session.handle(e.Told(1, 1, Progress(0, 0, 40, True, 10.0, 2)), now)
         if any(isinstance(output, e.Open) for output in session.handle(e.Alarm(), now)):
             assert now - 40 * limits.PROGRESS_S < 1.6
             return
@@ -119,24 +131,95 @@ def test_a_busy_stage_that_advances_is_waited_for_and_one_that_stands_still_is_n
 
 def test_a_silent_stage_without_a_standby_is_given_longer_and_then_named() -> None:
     session = opened_session()
-    assert not any(isinstance(output, e.Fail) for output in session.handle(e.Alarm(), 5))
-    outputs = session.handle(e.Alarm(), limits.REPLY_S + 1)
+    assert not any(isinstance(output, e.Fail) for output in alarms(session, 0, limits.REPLY_S))
+    outputs = alarms(session, limits.REPLY_S, limits.REPLY_S + 1)
     (failed,) = [output for output in outputs if isinstance(output, e.Fail)]
     assert isinstance(failed.error, NoRoute)
     assert "no standby is left for layers 0-0" in str(failed.error)
 
 
-def test_rows_lost_between_idle_stages_are_fed_again() -> None:
+def test_rows_lost_between_idle_stages_are_fed_again_and_later_each_time() -> None:
     session = opened_session()
-    session.handle(e.Told(1, 1, Sampled(0, 2, 7)), 1)
-    for now in (2, 3, 4, 5, 6, 7):
+    session.handle(e.Told(1, 1, Sampled(0, 2, 7)), 0)
+    nudged_s = []
+    for tick in range(1, 400):
+        now = tick * limits.PROGRESS_S
         for index in (0, 1):
-            session.handle(e.Told(index, 1, Progress(0, 3, 9, busy=False)), now)
+            session.handle(e.Told(index, 1, Progress(session.epoch, 3, 9, busy=False)), now)
         outputs = session.handle(e.Alarm(), now)
-        if session.epoch == 1:
-            assert len([output for output in outputs if isinstance(output, e.Send)]) == 2
+        if orders := [output.message for output in outputs if isinstance(output, e.Send)]:
+            assert [(order.epoch, order.resume_at) for order in orders] == [(session.epoch, 2)] * 2
+            nudged_s.append(now)
+            for index in (0, 1):
+                outputs = session.handle(e.Told(index, 1, Rerouted(session.epoch, 0, True)), now)
+            assert outputs == [e.Feed(Kind.DECODE, session.epoch, 2, (7,), sample=True)]
+        if len(nudged_s) == 3:
+            break
+    pauses = [after - before for before, after in itertools.pairwise([0.0, *nudged_s])]
+    assert pauses == pytest.approx([limits.IDLE_S, 2 * limits.IDLE_S, 3 * limits.IDLE_S], abs=0.3)
+
+
+def test_idle_stages_that_advance_now_and_then_wait_for_a_slow_link() -> None:
+    session = opened_session()
+    for tick in range(1, 400):
+        now = tick * limits.PROGRESS_S
+        for index in (0, 1):
+            session.handle(e.Told(index, 1, Progress(0, 0, tick // 16, busy=False)), now)
+        session.handle(e.Alarm(), now)
+    assert session.epoch == 0
+
+
+def test_a_first_step_of_many_rows_is_given_longer_than_a_known_one() -> None:
+    session = opened_session({RANGES[1]: [PeerId("c")]})
+    for tick in range(1, 100):
+        now = tick * limits.PROGRESS_S
+        session.handle(e.Told(0, 1, Progress(0, 0, 5, busy=False)), now)
+        session.handle(e.Told(1, 1, Progress(0, 0, 0, busy=True)), now)
+        if any(isinstance(output, e.Open) for output in session.handle(e.Alarm(), now)):
+            assert limits.FIRST_STEP_S < now < limits.FIRST_STEP_S + 1
             return
-    raise AssertionError("an idle ring was never nudged")
+    raise AssertionError("a stage that stands still was never given up")
+
+
+@pytest.mark.parametrize(("tokens", "patience_s"), [(1, 3 * 0.8), (0, 3 * 0.8 * 2)])
+def test_patience_is_measured_in_steps_of_as_many_rows(tokens: int, patience_s: float) -> None:
+    session = opened_session({RANGES[1]: [PeerId("c")]})
+    if tokens:
+        session.handle(e.Told(1, 1, Sampled(0, 2, 7)), 0)
+    for tick in range(1, 100):
+        now = tick * limits.PROGRESS_S
+        session.handle(e.Told(0, 1, Progress(0, 0, 5, busy=False)), now)
+        session.handle(e.Told(1, 1, Progress(0, 0, 0, True, 800.0, 1)), now)
+        if any(isinstance(output, e.Open) for output in session.handle(e.Alarm(), now)):
+            assert patience_s < now <= patience_s + 2 * limits.PROGRESS_S
+            return
+    raise AssertionError("a stage that stands still was never given up")
+
+
+def test_what_this_process_slept_through_counts_against_nobody() -> None:
+    session = opened_session({RANGES[0]: [PeerId("c")], RANGES[1]: [PeerId("d")]})
+    alarms(session, 0, 0.5)
+    assert not any(isinstance(output, e.Open) for output in session.handle(e.Alarm(), 7))
+    assert session.epoch == 0
+    assert any(isinstance(output, e.Open) for output in alarms(session, 7, 8))
+
+
+def test_a_stage_that_lacks_rows_where_none_were_asked_for_is_given_up() -> None:
+    session = opened_session({RANGES[0]: [PeerId("c")]})
+    for _ in range(2 * limits.FAILOVERS_MAX):
+        outputs = session.handle(e.Told(0, 1, Rerouted(session.epoch, 0, complete=False)), 0)
+        if opened := [output.peer for output in outputs if isinstance(output, e.Open)]:
+            assert opened == ["c"]
+            return
+    raise AssertionError("a lying stage kept the session in circles")
+
+
+def test_a_token_that_is_no_token_of_the_model_is_never_emitted() -> None:
+    session = opened_session({RANGES[1]: [PeerId("c")]})
+    session.order = replace(session.order, vocabulary=100)
+    outputs = session.handle(e.Told(1, 1, Sampled(0, 2, 100)), 0)
+    assert [output.peer for output in outputs if isinstance(output, e.Open)] == ["c"]
+    assert session.generated == []
 
 
 def test_a_client_that_leaves_ends_it_once() -> None:

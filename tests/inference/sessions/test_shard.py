@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
+import msgspec
 import pytest
 import trio
 from trio.testing import MockClock
@@ -13,13 +14,14 @@ from trio.testing import MockClock
 from mesh.rpc import Channel, closing, dial
 from protocols import limits, streams
 from protocols.errors import Disconnected
-from protocols.ids import SessionId
+from protocols.ids import PeerId, SessionId
 from protocols.placement import LayerRange
 from protocols.session import (
     CREDIT_CODEC,
     SESSION_CODEC,
     CloseStage,
     Credit,
+    Downstream,
     OpenStage,
     Reroute,
     Rerouted,
@@ -241,3 +243,82 @@ async def test_going_down_refuses_new_stages_and_waits_for_the_open_ones(autojum
                 assert await late.receive() == StageRefused("this node is going down")
             await session.send(CloseStage())
             await node.server.drain()
+
+
+@pytest.mark.parametrize(
+    "order",
+    [Reroute(1, 0, Downstream(PeerId("x"), 1)), Reroute(1, 0, None, replay=True)],
+)
+async def test_the_last_stage_is_never_turned_into_another_nor_asked_to_replay(
+    autojump_clock: MockClock, order: Reroute
+) -> None:
+    async with open_ring() as ring:
+        node = ring.nodes[2]
+        async with session_with(ring, node) as session:
+            await session.send(opening())
+            await session.receive()
+            await session.send(order)
+            with pytest.raises(Disconnected):
+                await next_but_progress(session)
+        assert dict(node.network.faults) == {"Malformed": 1}
+
+
+async def test_a_stage_behind_the_end_of_the_model_gets_nothing(autojump_clock: MockClock) -> None:
+    async with open_ring() as ring:
+        node = ring.nodes[2]
+        async with session_with(ring, node) as session, activations_to(ring, node) as activations:
+            await session.send(msgspec.structs.replace(opening(), downstream=Downstream(node.peer, 1)))
+            await session.receive()
+            frame = rows()
+            await activations.send_raw(encode_prefix(frame), frame.body)
+            with pytest.raises(Disconnected):
+                await next_but_progress(session)
+        assert dict(node.network.faults) == {"Malformed": 1}
+
+
+async def test_rows_that_a_waiting_reroute_will_undo_are_not_computed(autojump_clock: MockClock) -> None:
+    async with open_ring() as ring:
+        node = ring.nodes[2]
+        async with session_with(ring, node) as session, activations_to(ring, node) as activations:
+            await session.send(opening())
+            await session.receive()
+            node.worker.hang()
+            for position in range(4):
+                frame = rows(position, 1)
+                await activations.send_raw(encode_prefix(frame), frame.body)
+            await trio.sleep(0.1)
+            await session.send(Reroute(1, 0, None))
+            await trio.sleep(0.1)
+            node.worker.resume()
+            while not isinstance(message := await session.receive(), Rerouted):
+                pass
+            assert message == Rerouted(1, 0, complete=True)
+            assert node.worker.work(SESSION, 0) == LAYERS - 6
+            frame = rows(epoch=1)
+            await activations.send_raw(encode_prefix(frame), frame.body)
+            sampled = await next_but_progress(session)
+            assert isinstance(sampled, Sampled)
+            assert sampled.position == 4
+
+
+async def test_a_stage_that_is_opened_again_in_a_later_epoch_begins_anew_for_its_entry_alone(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_ring() as ring:
+        node = ring.nodes[2]
+        later = msgspec.structs.replace(opening(), epoch=1)
+        async with session_with(ring, node) as first, session_with(ring, node) as second:
+            await first.send(opening())
+            assert await first.receive() == StageOpened(0)
+            async with dial(
+                ring.nodes[1].network, node.peer, streams.SESSION, SESSION_CODEC, NETWORK_ID
+            ) as foreign:
+                await foreign.send(later)
+                assert isinstance(await foreign.receive(), StageRefused)
+            await second.send(later)
+            assert await second.receive() == StageOpened(1)
+            with pytest.raises(Disconnected):
+                await next_but_progress(first)
+            assert list(node.server.sessions.values()) == [later]
+        await trio.sleep(1)
+        assert ring.is_clean

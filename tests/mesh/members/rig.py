@@ -11,11 +11,12 @@ from mesh.members.belonging import decide_network
 from mesh.members.driver import Members
 from mesh.members.membership import MemberEvent
 from protocols.errors import UserError
-from protocols.ids import PeerId
+from protocols.ids import NetworkId, PeerId
+from protocols.seams import Network
 from protocols.streams import Plane
 from simulations.clock import SeededRandomness, VirtualClock
 from simulations.disk import MemoryDisk
-from simulations.network import VirtualNetwork, VirtualWorld, peer_id
+from simulations.network import VirtualWorld, peer_id
 
 HOUR_S = 3600.0
 
@@ -30,6 +31,10 @@ class Home:
         self.disk = MemoryDisk()
         self.clock = VirtualClock()
         self.starts = 0
+        self.network: Network = self.world.network(self.peer)
+
+    def make_network(self, network_id: NetworkId) -> Network:
+        return self.world.network(self.peer, network_id)
 
     @asynccontextmanager
     async def up(self, invite: str | None = None) -> AsyncIterator[Members]:
@@ -37,7 +42,7 @@ class Home:
         self.starts += 1
         randomness = SeededRandomness(100 * self.number + self.starts)
         network_id = decide_network(self.disk, randomness, invite)
-        network = self.world.network(self.peer, network_id)
+        network = self.make_network(network_id)
         members = Members(network, self.clock, self.disk, randomness, f"node {self.number}")
         refusal: UserError | None = None
         async with network.run(), trio.open_nursery() as nursery:
@@ -48,7 +53,7 @@ class Home:
             except UserError as error:
                 refusal = error  # raised outside the nurseries, which would wrap it
             else:
-                self.network: VirtualNetwork = network
+                self.network = network
                 yield members
             nursery.cancel_scope.cancel()
         if refusal:
@@ -69,5 +74,5 @@ async def next_event(events: AsyncIterator[MemberEvent], within_s: float) -> Mem
         return await anext(events)
 
 
-def planes_to(network: VirtualNetwork, peer: PeerId) -> set[Plane]:
+def planes_to(network: Network, peer: PeerId) -> set[Plane]:
     return {info.plane for info in network.connections() if info.peer == peer}

@@ -1,0 +1,218 @@
+"""Whole nodes in one process, on virtual time and a virtual network: only weights and small files are real."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import trio
+import trio.testing
+from safetensors.numpy import save_file
+
+from inference.model.config import parse_config
+from mesh.members.belonging import decide_network
+from mesh.state.files import inline
+from node import api
+from node.config import Config, MeshConfig, NodeConfig
+from node.daemon import Daemon
+from node.library import Library
+from protocols.errors import NoRoute, Unavailable
+from protocols.placement import LayerRange
+from protocols.seams import Seams
+from simulations.clock import SeededRandomness, VirtualClock
+from simulations.disk import MemoryDisk
+from simulations.network import VirtualWorld
+from simulations.worker import VOCABULARY, WIDTH, VirtualWorker
+from tests.inference.model.folders import byte_tokenizer, tiny_config
+from tests.virtual_time import ON_VIRTUAL_TIME
+
+pytestmark = ON_VIRTUAL_TIME
+
+LAYERS = 6
+ASKED = api.GenerateRequest("model", prompt="Who is where?", max_tokens=40)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A model as the virtual worker computes it: of its width, with weights that nobody reads."""
+    path = tmp_path / "model"
+    path.mkdir()
+    shape = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": WIDTH,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 4,
+    }
+    config = json.dumps(tiny_config(LAYERS) | shape | {"eos_token_id": None})
+    (path / "config.json").write_text(config)
+    parsed = parse_config(config.encode())
+    names = parsed.tensor_names(LayerRange(0, LAYERS))
+    save_file(
+        {name: np.zeros(parsed.expected_shape(name), np.float32) for name in names},
+        path / "model.safetensors",
+    )
+    byte_tokenizer().save(str(path / "tokenizer.json"))
+    return path
+
+
+class Cluster:
+    """Daemons by number, in the order in which they joined."""
+
+    def __init__(self, root: Path, stack: AsyncExitStack) -> None:
+        self.world = VirtualWorld()
+        self.daemons: list[Daemon] = []
+        self.workers: list[VirtualWorker] = []
+        self._root = root
+        self._stack = stack
+
+    async def add(self, **settings: Any) -> None:
+        number = len(self.daemons)
+        invite = await self.daemons[0].invite(1, 3600) if number else ""
+        disk, randomness = MemoryDisk(), SeededRandomness(number)
+        network_id = decide_network(disk, randomness, invite or None)
+        network = self.world.network(network_id=network_id)
+        worker = VirtualWorker(layer_ms=5.0)
+        seams = Seams(VirtualClock(), randomness, network, disk, worker)
+        library = Library(network, network_id, disk, self._root / str(number), inline)
+        config = Config(node=NodeConfig(f"node{number}"), mesh=MeshConfig(join=invite), **settings)
+        daemon = Daemon(config, seams, library, network_id)
+        await self._stack.enter_async_context(daemon.run())
+        self.daemons.append(daemon)
+        self.workers.append(worker)
+
+    def kill(self, name: str) -> None:
+        self.world.kill(next(each.status().peer for each in self.daemons if each.status().name == name))
+
+    async def offer(self, folder: Path, *on: str) -> api.Plan:
+        async with self.daemons[0].offer(str(folder), on=on) as events:
+            plans = [event.plan async for event in events if isinstance(event, api.Offered)]
+        return plans[0]
+
+
+@asynccontextmanager
+async def cluster(root: Path, size: int) -> AsyncIterator[Cluster]:
+    async with AsyncExitStack() as stack:
+        made = Cluster(root, stack)
+        for _ in range(size):
+            await made.add()
+        while any(sum(m.up for m in each.status().members) < size - 1 for each in made.daemons):
+            await trio.sleep(0.1)
+        yield made
+
+
+async def nothing(_: api.Started) -> None:
+    """Nobody disturbs it."""
+
+
+async def generate(
+    daemon: Daemon, at: int = 0, act: Callable[[api.Started], Awaitable[None]] = nothing
+) -> list[api.GenerateEvent]:
+    """All events; `act` is called in mid-generation when `at` tokens have come."""
+    events: list[api.GenerateEvent] = []
+    async with daemon.generate(ASKED) as coming:
+        async for event in coming:
+            events.append(event)
+            if sum(isinstance(each, api.Token) for each in events) == at > 0:
+                at = 0
+                started = events[0]
+                assert isinstance(started, api.Started)
+                await act(started)
+    return events
+
+
+def tokens_of(events: list[api.GenerateEvent]) -> list[int]:
+    return [event.token for event in events if isinstance(event, api.Token)]
+
+
+async def test_three_nodes_share_a_model_and_outlive_the_middle_one(tmp_path: Path, folder: Path) -> None:
+    async with cluster(tmp_path, 3) as made:
+        plan = await made.offer(folder)
+        assert {each.holder_name for each in plan.ranges} == {"node0", "node1", "node2"}
+        assert all(each.standby for each in plan.ranges)
+        unbroken = await generate(made.daemons[0])
+        assert tokens_of(await generate(made.daemons[2])) == tokens_of(unbroken)
+
+        async def kill_the_middle(started: api.Started) -> None:
+            made.kill(started.route[1].name)
+
+        broken = await generate(made.daemons[0], 10, kill_the_middle)
+        assert tokens_of(broken) == tokens_of(unbroken)
+        rerouted = [event for event in broken if isinstance(event, api.Rerouted)]
+        assert [(each.range, each.lost_name) for each in rerouted] == [
+            (plan.ranges[1].range, plan.ranges[1].holder_name)
+        ]
+        assert isinstance(broken[-1], api.Finished)
+
+
+async def test_a_dead_worker_moves_its_range_and_gets_it_back(tmp_path: Path, folder: Path) -> None:
+    async with cluster(tmp_path, 2) as made:
+        await made.offer(folder)
+        unbroken = await generate(made.daemons[0])
+        before = made.daemons[1].status().shards
+
+        async def crash(_: api.Started) -> None:
+            made.workers[1].crash()
+
+        assert tokens_of(await generate(made.daemons[0], 10, crash)) == tokens_of(unbroken)
+        with trio.fail_after(30):
+            while {shard.range for shard in made.daemons[1].status().shards} != {
+                shard.range for shard in before
+            }:
+                await trio.sleep(0.1)
+
+
+async def test_without_a_standby_the_session_ends_with_a_reason(tmp_path: Path, folder: Path) -> None:
+    async with cluster(tmp_path, 3) as made:
+        await made.offer(folder)
+
+        async def kill_all_others(_: api.Started) -> None:
+            made.kill("node1")
+            made.kill("node2")
+
+        with pytest.raises(NoRoute, match=r"no standby is left.*offer the model again"):
+            await generate(made.daemons[0], 10, kill_all_others)
+        assert made.daemons[0].sessions() == ()
+        with pytest.raises(NoRoute, match=r"start the nodes that held them.*or offer the model again"):
+            await generate(made.daemons[0])
+
+
+async def test_a_drain_lasts_until_the_answer_has_been_given(tmp_path: Path, folder: Path) -> None:
+    async with cluster(tmp_path, 3) as made, trio.open_nursery() as nursery:
+        await made.offer(folder, "node0", "node1")
+        entry = made.daemons[2]  # with no stage of its own to wait for
+        unbroken = await generate(entry)
+        requests = trio.CancelScope()
+
+        async def drain() -> None:
+            await entry.drain()
+            requests.cancel()  # as the process does
+
+        async def begin_to_drain(_: api.Started) -> None:
+            nursery.start_soon(drain)
+            await trio.testing.wait_all_tasks_blocked()
+            with pytest.raises(Unavailable, match="going down"):
+                await generate(entry)
+
+        events: list[api.GenerateEvent] = []
+        with trio.fail_after(60), requests:
+            events = await generate(entry, 10, begin_to_drain)
+        assert tokens_of(events) == tokens_of(unbroken)
+
+
+async def test_a_session_left_early_leaves_no_stage(tmp_path: Path, folder: Path) -> None:
+    async with cluster(tmp_path, 2) as made:
+        await made.offer(folder)
+        async with made.daemons[1].generate(ASKED) as events:
+            async for event in events:
+                if isinstance(event, api.Token):
+                    break
+            assert sum(shard.sessions for each in made.daemons for shard in each.status().shards) == 2
+        with trio.fail_after(5):
+            while any(shard.sessions for each in made.daemons for shard in each.status().shards):
+                await trio.sleep(0.1)
