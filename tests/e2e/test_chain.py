@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from typing import Any
 
 import openai
 import pytest
 
-from inference.engine.reference import Question, answer
 from inference.model.text import Text
 from node.demo.local_mesh import LocalMesh, LocalNode, wait_until
 from tests.e2e.asking import GREEDY, MODEL, ask
-from tests.e2e.commands import complaint, weft
+from tests.e2e.commands import COMMAND_S, complaint, weft
 from tests.e2e.conftest import NAMES
 
 MESSAGES = [{"role": "user", "content": "Who is where?"}]
@@ -42,8 +44,12 @@ def test_a_node_is_connected_to_all_others_on_both_planes_by_noise_xk(mesh: Loca
 def test_whichever_node_is_asked_the_answer_is_that_of_one_process(mesh: LocalMesh, checkpoint, unbroken):
     files = {path.name: path.read_bytes() for path in checkpoint.iterdir() if path.suffix == ".json"}
     prompt = Text(files).encode(GREEDY["prompt"])
-    alone = answer(Question(str(checkpoint), tuple(prompt), GREEDY["max_tokens"]))
-    assert tuple(unbroken["greedy"].tokens) == alone.token_ids
+    question = {"model": str(checkpoint), "prompt_ids": prompt, "max_tokens": GREEDY["max_tokens"]}
+    alone = subprocess.run(
+        [sys.executable, "-P", "-m", "inference.engine.reference"],
+        input=json.dumps(question), capture_output=True, text=True, timeout=COMMAND_S, check=True,
+    )  # fmt: skip
+    assert unbroken["greedy"].tokens == json.loads(alone.stdout)["token_ids"]
     assert len({stage["peer"] for stage in unbroken["greedy"].route}) == len(NAMES)
     for name in NAMES:
         assert ask(mesh[name], **GREEDY | {"max_tokens": 40}).tokens == unbroken["greedy"].tokens[:40]
