@@ -28,4 +28,5 @@ install --no-deps -e .
 # libp2p brings trio-typing, whose outdated stubs would hide trio's own types from mypy.
 rm -rf .venv/lib/python3*/site-packages/trio-stubs
 # Every daemon, worker and command is a process of its own: byte code made once halves the time that each needs to start.
-.venv/bin/python -m compileall -q -j 0 -x '/(transformers|sympy|networkx|huggingface_hub|pip|mypy)/' .venv/lib/python3*/site-packages || true
+.venv/bin/python -m compileall -q -j 0 -x '/(transformers|sympy|networkx|huggingface_hub|pip|mypy)/' \
+    .venv/lib/python3*/site-packages >/dev/null || true
