@@ -71,7 +71,7 @@ async def test_t1_an_exception_in_a_handler_still_ends_the_whole_host() -> None:
 
     one, two = stock_host(), stock_host()
     two.set_stream_handler(PROTOCOL, fail)
-    with pytest.raises(BaseExceptionGroup) as raised:  # noqa: PT012
+    with pytest.raises(BaseExceptionGroup) as raised:
         with trio.fail_after(10):
             async with one.run(ANYWHERE), two.run(ANYWHERE):
                 await swarm_of(one).dial_addr(where(two).addrs[0], two.get_id())
