@@ -163,6 +163,7 @@ async def test_more_frames_than_credits_end_the_stream_of_the_sender(autojump_cl
             await activations.send_raw(*flood)
             with pytest.raises(Disconnected):
                 await activations.receive()
+            assert dict(node.network.faults) == {"Malformed": 1}
             node.worker.resume()
 
 
@@ -322,3 +323,28 @@ async def test_a_stage_that_is_opened_again_in_a_later_epoch_begins_anew_for_its
             assert list(node.server.sessions.values()) == [later]
         await trio.sleep(1)
         assert ring.is_clean
+
+
+@pytest.mark.parametrize("replay", [False, True])
+async def test_a_reroute_gets_through_while_the_stage_behind_takes_nothing(
+    autojump_clock: MockClock, *, replay: bool
+) -> None:
+    async with open_ring(is_exact=False) as ring:
+        node, deaf = ring.nodes[1], Downstream(ring.nodes[2].peer, 1)  # which knows nothing of the session
+        first = msgspec.structs.replace(
+            opening(start=3, end=6), rows_max=100, downstream=deaf, forward_from=20 if replay else 0
+        )
+        async with session_with(ring, node) as session, activations_to(ring, node) as activations:
+            await session.send(first)
+            await session.receive()
+            for position in range(20 if replay else limits.CREDITS_PER_SESSION + 2):
+                frame = rows(position, 1)
+                await activations.send_raw(encode_prefix(frame), frame.body)
+                await trio.sleep(0.1)
+            if replay:
+                await session.send(Reroute(1, 20, deaf, replay=True))
+                assert await next_but_progress(session) == Rerouted(1, 20, complete=True)
+                await trio.sleep(1)
+            await session.send(Reroute(2, 4, deaf))
+            with trio.fail_after(1):
+                assert await next_but_progress(session) == Rerouted(2, 0, complete=True)

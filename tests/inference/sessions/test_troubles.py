@@ -12,6 +12,7 @@ from mesh.rpc import Channel, accepting
 from protocols import limits, streams
 from protocols.errors import Disconnected, NoRoute, Unavailable
 from protocols.ids import PeerId, SessionId
+from protocols.seams import ShardId, StepResult
 from protocols.session import CREDIT_CODEC, SESSION_CODEC, Sampled, SessionMessage, StageOpened
 from protocols.tensor import DType, Frame, Header, Kind, Numerics, encode_prefix
 from simulations.network import NETWORK_ID, VirtualWorld
@@ -179,3 +180,65 @@ async def test_a_large_frame_over_a_slow_link_arrives(autojump_clock: MockClock)
         await trio.sleep(1)
         assert len(arrived) == 1
         nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(
+    ("is_exact", "replayed"),
+    [
+        (True, [(0, 128), (128, 72), (200, 56), (256, 3)]),
+        (False, [(0, 128), (128, 72), *((at, 1) for at in range(200, 259))]),
+    ],
+)
+async def test_rows_are_replayed_in_the_blocks_in_which_they_may_be_computed(
+    autojump_clock: MockClock, is_exact: bool, replayed: list[tuple[int, int]]
+) -> None:
+    fed: list[tuple[Kind, int, int, bool]] = []
+    async with open_ring(3, is_exact=is_exact, entry=2) as ring:
+        rebuilt = ring.nodes[1]
+        step = rebuilt.worker.step
+
+        async def watch(shard: ShardId, frame: Frame) -> StepResult:
+            header = frame.header
+            if header.stage == 0:
+                fed.append((header.kind, header.position, header.rows, header.sample))
+            return await step(shard, frame)
+
+        rebuilt.worker.step = watch  # type: ignore[method-assign]
+        await generate(ring, order(tokens=80, prompt=200), {60: lambda: ring.kill(ring.nodes[0])})
+    assert [(at, rows) for kind, at, rows, _ in fed if kind is Kind.REPLAY] == replayed
+    assert [(kind, at, sample) for kind, at, _, sample in fed][len(replayed)] == (Kind.DECODE, 259, True)
+    assert {sample for kind, *_, sample in fed if kind is Kind.REPLAY} == {False}
+
+
+async def test_the_prompt_and_its_answer_take_streams_of_their_own(autojump_clock: MockClock) -> None:
+    async with open_ring(3) as ring:
+        await generate(ring, order())
+        kinds = {kind for peer, kind in ring.nodes[0].relay._links if peer == ring.nodes[1].peer}
+        assert kinds == {streams.PREFILL, streams.DECODE}
+
+
+async def test_a_stage_that_was_given_up_is_closed_and_nothing_is_fed_to_it_any_more(
+    autojump_clock: MockClock,
+) -> None:
+    kept: list[tuple[int, int]] = []
+
+    def look() -> None:
+        outlets = [outlet for outlet in ring.entry.relay._outlets.values() if outlet.stage == 0]
+        kept.append((len(ring.nodes[0].server.sessions), len(outlets)))
+
+    def hang_up() -> None:
+        ring.nodes[0].worker.hang()
+        look()
+
+    async with open_ring(3, entry=2) as ring:
+        faults: dict[int, object] = {10: hang_up, 11: ring.nodes[0].worker.resume, 200: look}
+        run = await generate(ring, order(tokens=250), faults)
+        assert [recovery.lost for recovery in run.recoveries] == [ring.nodes[0].peer]
+    assert kept == [(1, 1), (0, 1)]
+
+
+def test_a_peer_cannot_give_more_credit_than_there_was() -> None:
+    relay = Relay(VirtualWorld().network(), NETWORK_ID)
+    outlet = relay.outlet(PeerId("b"), SessionId("ab" * 16), 0, 0)
+    outlet.receive_credit(1000)
+    assert outlet.credits == limits.CREDITS_PER_SESSION
