@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Final
 
 import trio
 
@@ -30,6 +31,8 @@ Deliver = Callable[[Frame, GiveBack], None]
 """Take a frame in; must not wait."""
 
 StageKey = tuple[SessionId, int]
+
+JOINED_BYTES_MAX: Final = 64 * limits.KIB
 
 
 @dataclass(slots=True)
@@ -78,6 +81,13 @@ class _Writing:
     written: bool = False
     ended: trio.Event = field(default_factory=trio.Event)
 
+    @property
+    def parts(self) -> tuple[bytes | bytearray | memoryview, ...]:
+        # Each part is a write of its own, with its own encryption and wake-up: a small body is copied behind its prefix.
+        if len(self.body) <= JOINED_BYTES_MAX:
+            return (b"".join((self.prefix, self.body)),)
+        return self.prefix, self.body
+
 
 class _Link:
     """One outbound stream to a peer, and the task that writes to it."""
@@ -102,7 +112,7 @@ class _Link:
                 try:
                     patience_s = _patience_s(len(writing.prefix) + len(writing.body))
                     with deadline(patience_s, f"{self.channel.peer} takes no activations"):
-                        await self.channel.send_raw(writing.prefix, writing.body)
+                        await self.channel.send_raw(*writing.parts)
                     writing.written = True
                 finally:
                     writing.ended.set()

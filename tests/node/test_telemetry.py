@@ -34,11 +34,11 @@ def test_programs_get_one_object_a_line_with_whole_ids():
     configure_logging("info", stream)
     structlog.get_logger("node.x").info("peer up", peer=PEER, rtt_ms=3)
     structlog.get_logger("node.x").debug("unseen")
-    logging.getLogger("theirs.y").warning("theirs %s", 1)
-    logging.getLogger("theirs.y").info("unseen")
+    logging.getLogger("hypercorn.y").warning("theirs %s", 1)
+    logging.getLogger("hypercorn.y").info("unseen")
     ours, theirs = map(json.loads, stream.getvalue().splitlines())
     assert (ours["event"], ours["peer"], ours["level"], ours["logger"]) == ("peer up", PEER, "info", "node.x")
-    assert (theirs["event"], theirs["logger"]) == ("theirs 1", "libp2p.y")
+    assert (theirs["event"], theirs["logger"]) == ("theirs 1", "hypercorn.y")
 
 
 def test_a_traceback_stays_on_its_line():

@@ -15,6 +15,7 @@ from protocols.ids import PeerId
 from protocols.placement import LayerRange
 from protocols.session import (
     Downstream,
+    Progress,
     Reroute,
     Rerouted,
     Sampled,
@@ -148,6 +149,21 @@ def test_where_a_journal_does_not_reach_back_everybody_starts_over_from_the_toke
     assert {
         index: (order.epoch, order.resume_at, order.replay) for index, order in told.items()
     } == dict.fromkeys(range(3), (2, 0, False))
+    assert feeds(talk.rerouted(0, 1, 2))[0] == (Kind.REPLAY, 0, (1, 2, 7), False)
+
+
+def test_where_rows_of_a_replay_got_lost_on_the_way_everybody_starts_over_from_the_tokens() -> None:
+    talk = Talk([7, 8])
+    told: dict[int, Reroute] = {}
+    for tick in range(1, 40):
+        now = tick * limits.PROGRESS_S
+        for index in range(3):
+            talk.session.handle(e.Told(index, 1, Progress(0, 3, 9, busy=False)), now)
+        if told := orders(talk.session.handle(e.Alarm(), now)):
+            break
+    assert {order.resume_at for order in told.values()} == {3}
+    again = orders(talk.rerouted(1, complete=False))
+    assert {(order.epoch, order.resume_at) for order in again.values()} == {(2, 0)}
     assert feeds(talk.rerouted(0, 1, 2))[0] == (Kind.REPLAY, 0, (1, 2, 7), False)
 
 
