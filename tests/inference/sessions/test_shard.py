@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 
 import msgspec
@@ -348,3 +348,14 @@ async def test_a_reroute_gets_through_while_the_stage_behind_takes_nothing(
             await session.send(Reroute(2, 4, deaf))
             with trio.fail_after(1):
                 assert await next_but_progress(session) == Rerouted(2, 0, complete=True)
+
+
+async def test_a_node_opens_only_so_many_stages(autojump_clock: MockClock) -> None:
+    async with open_ring() as ring, AsyncExitStack() as stack:
+        answers = []
+        for number in range(limits.SESSIONS_MAX + 1):
+            session = await stack.enter_async_context(session_with(ring, ring.nodes[2]))
+            await session.send(msgspec.structs.replace(opening(), session=SessionId(f"{number:032x}")))
+            answers.append(await session.receive())
+        assert answers[:-1] == [StageOpened(0)] * limits.SESSIONS_MAX
+        assert answers[-1] == StageRefused("64 sessions are open here")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
+
 import pytest
 import trio
 from trio.testing import MockClock
@@ -10,7 +12,7 @@ from inference.sessions import events as e
 from inference.sessions.relay import Relay
 from mesh.rpc import Channel, accepting
 from protocols import limits, streams
-from protocols.errors import Disconnected, NoRoute, Unavailable
+from protocols.errors import Disconnected, NoRoute, Overloaded, Unavailable
 from protocols.ids import PeerId, SessionId
 from protocols.seams import ShardId, StepResult
 from protocols.session import CREDIT_CODEC, SESSION_CODEC, Sampled, SessionMessage, StageOpened
@@ -242,3 +244,13 @@ def test_a_peer_cannot_give_more_credit_than_there_was() -> None:
     outlet = relay.outlet(PeerId("b"), SessionId("ab" * 16), 0, 0)
     outlet.receive_credit(1000)
     assert outlet.credits == limits.CREDITS_PER_SESSION
+
+
+async def test_a_node_runs_only_so_many_sessions(autojump_clock: MockClock) -> None:
+    async with open_ring(1) as ring, AsyncExitStack() as stack:
+        entry = ring.entry.entry
+        for number in range(limits.SESSIONS_MAX):
+            wanted = order(number=number)
+            await stack.enter_async_context(entry.generate(wanted, ring.claims(), ring.replace))
+        with pytest.raises(Overloaded, match="64 sessions are running here"):
+            await stack.enter_async_context(entry.generate(order(number=99), ring.claims(), ring.replace))
