@@ -40,38 +40,41 @@ def demo(ctx: click.Context, once: bool, as_json: bool, folder: Path | None) -> 
         for reference in references:
             stack.callback(reference.end)
         mesh = stack.enter_context(LocalMesh(root, NAMES, {"WEFT_WORKER_THREADS": "1"}))
-        plan, runs, back_s, security = _tell(mesh, asked)
+        plan, runs, security = _tell(mesh, asked)
         for run, reference in zip(runs, references, strict=True):
             run.is_identical = run.tokens == reference.token_ids()
         seconds = time.monotonic() - began_s
-        succeeded = _conclude(plan, runs, back_s, security, seconds)
+        succeeded = _conclude(plan, runs, security, seconds)
         if not once and succeeded:
+            _bring_back(mesh, runs[-1].killed, plan)
             _stay(mesh)
     if as_json:
         click.echo(json.dumps(_summary(plan, runs, security, seconds)))
     ctx.exit(ExitCode.OK if succeeded else ExitCode.FAILED)
 
 
-def _tell(mesh: LocalMesh, asked: Any) -> tuple[dict[str, Any], list[story.Run], float, list[str]]:
+def _tell(mesh: LocalMesh, asked: Any) -> tuple[dict[str, Any], list[story.Run], list[str]]:
     click.echo("Starting three daemons on loopback; two of them join with an invite each …")
     mesh.start()
     click.echo("Offering weft-tiny to the mesh …")
     plan = story.offer(mesh, click.echo)
     security = story.security_of(mesh)
     runs: list[story.Run] = []
-    back_s = 0.0
     for number, (label, one) in enumerate(asked):
         if number:
-            killed = mesh[runs[-1].killed]
-            click.echo(f"\nStarting {killed.name} again …")
-            back_s = story.bring_back(mesh, killed, len(plan["ranges"]))
-            click.echo(f"  {killed.name} is back with its ranges after {back_s:.1f} s")
+            _bring_back(mesh, runs[-1].killed, plan)
             security += story.security_of(mesh)
         click.echo(f"\n> {one.prompt.prompt}   [{label}]")
         runs.append(story.generate(mesh, label, one, _write))
         click.echo("")
         _report(runs[-1])
-    return plan, runs, back_s, security
+    return plan, runs, security
+
+
+def _bring_back(mesh: LocalMesh, killed: str, plan: dict[str, Any]) -> None:
+    click.echo(f"\nStarting {killed} again …")
+    back_s = story.bring_back(mesh, mesh[killed], len(plan["ranges"]))
+    click.echo(f"  {killed} is back with its ranges after {back_s:.1f} s")
 
 
 def _write(text: str) -> None:
@@ -92,9 +95,7 @@ def _report(run: story.Run) -> None:
     )
 
 
-def _conclude(
-    plan: dict[str, Any], runs: list[story.Run], back_s: float, security: list[str], seconds: float
-) -> bool:
+def _conclude(plan: dict[str, Any], runs: list[story.Run], security: list[str], seconds: float) -> bool:
     click.echo("\nWho held what:")
     for planned in plan["ranges"]:
         click.echo(
@@ -116,7 +117,12 @@ def _conclude(
     for what, holds in checks:
         click.echo(f"  {'ok ' if holds else 'NOT'} {what}")
     click.echo(f"{seconds:.1f} s in all")
-    return all(holds for _, holds in checks)
+    succeeded = all(holds for _, holds in checks)
+    if not succeeded:
+        click.echo(
+            "weft: the demo failed: repeat it with --folder FOLDER, which keeps the daemons' logs.", err=True
+        )
+    return succeeded
 
 
 def _summary(

@@ -50,3 +50,14 @@ def test_ids_that_end_a_text_are_no_part_of_it() -> None:
     assert completion.add(ord("x")) == "x"
     assert completion.add(0) == ""
     assert completion.text == "x"
+
+
+def test_nothing_is_shown_past_a_stop_string_when_no_token_follows() -> None:
+    class Halves(Letters):
+        def finish(self) -> str:
+            return "?"
+
+    for stop, text in (((), "ab?"), (("b",), "a")):
+        completion = Completion(Halves(), stop)
+        shown = "".join(completion.add(ord(character)) for character in "ab") + completion.finish()
+        assert shown == completion.text == text

@@ -196,6 +196,35 @@ def test_patience_is_measured_in_steps_of_as_many_rows(tokens: int, patience_s: 
     raise AssertionError("a stage that stands still was never given up")
 
 
+def test_a_stage_that_is_rebuilt_is_given_time_for_all_of_its_rows() -> None:
+    session = opened_session({RANGES[1]: [PeerId("c"), PeerId("d")]})
+    session.handle(e.Told(1, 1, Sampled(0, 2, 7)), 0)
+    session.handle(e.Lost(1, 1, "killed"), 0)
+    session.handle(e.Told(1, 2, StageOpened(1)), 0)
+    session.handle(e.Told(0, 1, Rerouted(1, 2, complete=True)), 0)
+    for tick in range(1, 100):
+        now = tick * limits.PROGRESS_S
+        session.handle(e.Told(0, 1, Progress(1, 3, 5, busy=False)), now)
+        session.handle(e.Told(1, 2, Progress(1, 0, 0, True, 800.0, 1)), now)
+        if any(isinstance(output, e.Open) for output in session.handle(e.Alarm(), now)):
+            assert 3 * 3 * 0.8 < now < 3 * 3 * 0.8 + 1
+            return
+    raise AssertionError("a stage that stands still was never given up")
+
+
+def test_a_silent_stage_is_given_no_more_time_for_more_rows() -> None:
+    session = opened_session({RANGES[1]: [PeerId("c")]})
+    for tick in range(1, 100):
+        now = tick * limits.PROGRESS_S
+        session.handle(e.Told(0, 1, Progress(0, 0, 5, busy=False)), now)
+        if tick == 1:
+            session.handle(e.Told(1, 1, Progress(0, 0, 0, True, 800.0, 1)), now)
+        if any(isinstance(output, e.Open) for output in session.handle(e.Alarm(), now)):
+            assert 3 * 0.8 < now - limits.PROGRESS_S < 3 * 0.8 + 1
+            return
+    raise AssertionError("a silent stage was never given up")
+
+
 def test_what_this_process_slept_through_counts_against_nobody() -> None:
     session = opened_session({RANGES[0]: [PeerId("c")], RANGES[1]: [PeerId("d")]})
     alarms(session, 0, 0.5)
