@@ -53,6 +53,7 @@ class Library:
         self._fetcher = WeightFetcher(network, network_id, self._store, offload)
         self._folders: dict[ModelDigest, ModelFolder] = {}
         self._texts: dict[ModelDigest, Text] = {}
+        self._small: dict[ModelDigest, dict[str, bytes]] = {}  # read and checked once
         server = WeightServer(lambda: (*self._folders.values(), self._store), offload)
         network.handle(streams.WEIGHTS, accepting(streams.WEIGHTS, WEIGHTS_CODEC, network_id, server.serve))
 
@@ -96,10 +97,8 @@ class Library:
         """How many tokens a prompt and its answer may have; None if the model's files are not here."""
         if model in self._folders:
             return self._folders[model].config.context
-        try:
-            return parse_config(self._store.small_files(model)["config.json"]).context
-        except (LocalFault, UserError, KeyError):
-            return None
+        config = self._small.get(model, {}).get("config.json")
+        return parse_config(config).context if config is not None else None
 
     # Weights ---------------------------------------------------------------------------------------------------------
 
@@ -135,8 +134,13 @@ class Library:
     async def _small_files(self, model: ModelDigest, holders: tuple[PeerId, ...]) -> dict[str, bytes]:
         if model in self._folders:
             return dict(self._folders[model].files)
-        await self._fetcher.fetch_description(model, holders)
-        return await self._offload(lambda: self._store.small_files(model))
+        if model not in self._small:
+            await self._fetcher.fetch_description(model, holders)
+            files = await self._offload(lambda: self._store.small_files(model))
+            if len(self._small) >= limits.MODELS_MAX:
+                self._small.clear()
+            self._small[model] = files
+        return self._small[model]
 
 
 def _decode_paths(data: bytes | None) -> tuple[str, ...]:

@@ -138,9 +138,10 @@ class WorkerClient:
         return StepResult(out, stepped.token, stepped.step_ms)
 
     async def close_cache(self, shard: ShardId, session: SessionId, stage: int) -> None:
-        await self._ask(CloseCache(shard, session, stage), Done)
+        # Before the answer: the worker closes it whether or not somebody is left to hear so.
         self._kv_bytes.pop((shard, session, stage), None)
         self._layers_done.pop((session, stage), None)
+        await self._ask(CloseCache(shard, session, stage), Done)
 
     def work(self, session: SessionId, stage: int) -> int:
         return self._layers_done.get((session, stage), 0)

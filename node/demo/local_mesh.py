@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
@@ -152,15 +153,18 @@ class LocalMesh:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for node in self.nodes.values():
-            if node.is_running:
-                os.kill(node.pid, signal.SIGTERM)
-        for node in self.nodes.values():
-            if node.is_running:
-                try:
-                    node.stop()
-                except TimedOut:
-                    continue  # killed by then
+        running = [node for node in self.nodes.values() if node.is_running]
+        try:
+            for node in running:
+                node.send_signal(signal.SIGTERM)
+            for node in running:
+                with suppress(TimedOut):  # killed by then
+                    node.wait_ended()
+        finally:
+            for (
+                node
+            ) in running:  # whoever interrupts this is in a hurry, and leaves nothing behind all the same
+                node.kill()
 
     @property
     def first(self) -> LocalNode:

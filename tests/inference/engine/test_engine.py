@@ -87,7 +87,6 @@ def test_a_cache_is_opened_once(engine: ShardEngine) -> None:
         ({"rows": 62}, "62 rows"),
         ({"width": 48}, "width 48"),
         ({"dtype": DType.F32}, "F32"),
-        ({"numerics": Numerics.FAST}, "FAST"),
     ],
 )
 def test_a_frame_that_does_not_belong_is_malformed_and_changes_nothing(
@@ -99,6 +98,13 @@ def test_a_frame_that_does_not_belong_is_malformed_and_changes_nothing(
         engine.step(KEY, frame(engine, 4, [5], **changes))
     assert engine.rows(KEY) == 4
     assert all(torch.equal(a, b) for a, b in zip(kv_rows(engine, 4), before, strict=True))
+
+
+def test_a_frame_of_a_sender_with_other_numerics_is_computed_as_any_other(engine: ShardEngine) -> None:
+    run_chain([engine], 0, [1, 2, 3, 4])
+    body, _ = engine.step(KEY, frame(engine, 4, [5]))
+    again, _ = engine.step(KEY, frame(engine, 4, [5], numerics=Numerics.FAST))
+    assert bytes(again) == bytes(body)
 
 
 def test_a_frame_for_a_closed_cache_is_malformed(engine: ShardEngine) -> None:
