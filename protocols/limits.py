@@ -29,7 +29,6 @@ JOURNAL_BYTES_MAX: Final = 64 * MIB  # frames a stage keeps per session, the inp
 # Sessions ------------------------------------------------------------------------------------------------------------
 SESSIONS_MAX: Final = 64  # open on one node
 STAGES_MAX: Final = 512  # one layer each
-TOMBSTONES_MAX: Final = 4096  # ended sessions whose late frames are dropped in silence
 STOP_STRINGS_MAX: Final = 16
 STOP_IDS_MAX: Final = 64  # that a last stage is told; the entry looks for all of them itself
 PROGRESS_S: Final = 0.25
