@@ -32,7 +32,7 @@ Deliver = Callable[[Frame, GiveBack], None]
 
 StageKey = tuple[SessionId, int]
 
-JOINED_BYTES_MAX: Final = 64 * limits.KIB
+JOINED_BYTES_MAX: Final = 64 * limits.KIB  # larger bodies are sent as they lie, uncopied
 
 
 @dataclass(slots=True)
