@@ -55,6 +55,28 @@ HALF_OPEN_MAX: Final = 64  # handshakes under way
 EVENTS_BEHIND_MAX: Final = 1024  # a subscriber that falls further behind is ended
 STRANGER_S: Final = 10.0  # a connection without membership is closed after this
 
+# Node records and finding peers --------------------------------------------------------------------------------------
+RECORD_BYTES_MAX: Final = 8 * KIB  # 16 addresses of 131 bytes, 16 labels of 66, a chain, and 1 KiB for the rest
+CHAIN_BYTES_MAX: Final = 3 * KIB  # five certificates of about 350 bytes, and room to grow
+LABELS_MAX: Final = 16
+LABEL_LENGTH_MAX: Final = 64
+RECORD_TTL_S: Final = 24 * 3600.0  # renewed at half of it
+RECORD_CHECK_S: Final = 10.0  # how soon a changed address of this machine is noticed
+RECORD_SKEW_S: Final = 600.0  # that clocks may differ by
+BOOK_KEPT_S: Final = 90 * 24 * 3600.0  # a member that was not seen for so long is looked for no more
+BOOK_WRITE_S_MIN: Final = 5.0  # between two writes, and before the first retry on a full disk; doubles
+BOOK_WRITE_S_MAX: Final = 300.0
+DIAL_STAGGER_S: Final = 0.25  # after one address, the next is tried beside it (RFC 8305, section 5)
+DIAL_REFUSED_S_MAX: Final = 300.0  # the longest pause for an address where somebody else seems to answer
+DNS_S: Final = 5.0  # for all look-ups of one name together
+DNS_ANSWERS_MAX: Final = 16  # of one name that are considered
+DNS_DEPTH_MAX: Final = 3  # of dnsaddr names that lead to dnsaddr names
+BOOTSTRAP_MAX: Final = 64  # addresses that all bootstrap entries together may give
+BOOTSTRAP_RETRY_S: Final = 60.0
+MDNS_HINTS_MAX: Final = 64  # waiting to be looked at; a peer announces itself again
+MDNS_LOOKUPS_AT_ONCE: Final = 2
+MDNS_LOOKUP_S: Final = 3.0
+
 # Placement -----------------------------------------------------------------------------------------------------------
 MODELS_MAX: Final = 256  # known by name, per node
 ROWS_RESERVED_MAX: Final = (
@@ -88,6 +110,8 @@ TENSORS_MAX: Final = 100_000
 TENSOR_BYTES_MAX: Final = 16 << 30
 WEIGHT_CHUNK_BYTES: Final = 1 * MIB
 WEIGHT_CHUNK_S: Final = 30.0  # for one chunk: slower than 35 KiB/s is given up for another holder
+WEIGHT_HOLDERS_AT_ONCE: Final = 4  # that one fetch draws from; more share the same link of this node
+PARTIAL_BLOBS_MAX: Final = 64  # half-fetched blobs that a restarted node keeps to go on with
 WEIGHTS_IDLE_S: Final = 60.0  # a fetcher that asks for nothing more has its stream closed
 SAFETENSORS_HEADER_BYTES_MAX: Final = 16 * MIB
 

@@ -8,16 +8,17 @@ hand it to an `Offload`.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self, TypeVar
+from typing import Final, Protocol, Self, TypeVar
 
 from protocols.errors import LocalFault
 
 ResultT = TypeVar("ResultT")
+_PIECE_BYTES: Final = 1 << 20
 
 
 class Offload(Protocol):
@@ -111,15 +112,35 @@ def remove_file(path: str) -> None:
 
 
 class PartialFile:
-    """A file that gets its name only when it is whole; left without `commit`, nothing of it stays."""
+    """A file that gets its name only when it is whole.
 
-    def __init__(self, temporary: str, final: str) -> None:
+    One that is `resumable` goes on where an earlier attempt was left; of another, nothing stays unless it is committed.
+    """
+
+    def __init__(self, temporary: str, final: str, *, resumable: bool = False) -> None:
         self._temporary = Path(temporary)
         self._final = Path(final)
+        self._is_resumable = resumable
         try:
-            self._file = self._temporary.open("xb", buffering=0)
+            self._file = self._temporary.open("a+b" if resumable else "x+b", buffering=0)
         except OSError as error:
             raise LocalFault(f"{temporary} cannot be made: {error.strerror}") from error
+
+    def written(self) -> Iterator[bytes]:
+        """What an earlier attempt left, in pieces. Raises `LocalFault`."""
+        try:
+            self._file.seek(0)
+            while data := self._file.read(_PIECE_BYTES):
+                yield data
+        except OSError as error:
+            raise LocalFault(f"{self._temporary} cannot be read: {error.strerror}") from error
+
+    def restart(self) -> None:
+        """Throw away what is in it. Raises `LocalFault`."""
+        try:
+            self._file.truncate(0)
+        except OSError as error:
+            raise LocalFault(f"{self._temporary} cannot be written: {error.strerror}") from error
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Raises `LocalFault`, as when the disk is full."""
@@ -149,6 +170,13 @@ class PartialFile:
         self._file.close()
         with suppress(OSError):
             self._temporary.unlink(missing_ok=True)
+
+    def leave(self) -> None:
+        """Close it; what is in it stays for the next attempt if it is resumable. Idempotent, never raises."""
+        if self._is_resumable:
+            self._file.close()
+        else:
+            self.discard()
 
     def __enter__(self) -> Self:
         return self

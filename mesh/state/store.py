@@ -3,7 +3,7 @@
     models/<digest>.json                               a canonical manifest
     files/<sha256>                                     a small file
     tensors/<sha256>-<dtype>-<shape>.safetensors       one tensor, under its sha256 as key, so that the worker can open it
-    partial/...                                        what is still being written; swept at the start
+    partial/...                                        what is still being written; of earlier attempts the newest stay
 
 Type and shape stand in a tensor's name because equal bytes can be different tensors. What has its final name was verified,
 so that only the size is looked at again.
@@ -14,18 +14,21 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from itertools import count
-from typing import Final, Self
+from pathlib import PurePath
+from typing import Final
 
 from mesh.state import files
 from mesh.state.blobs import Blob
 from mesh.state.files import FileRange, PartialFile
+from mesh.state.incoming import Incoming
 from mesh.state.tensor_file import write_head
 from protocols import limits
-from protocols.errors import Dishonest, LocalFault, Malformed
+from protocols.errors import LocalFault, Malformed
 from protocols.ids import ModelDigest, TensorDigest
 from protocols.manifest import FileEntry, Manifest, TensorEntry, parse_manifest
 from protocols.seams import TensorFile
 
+_UNIQUE: Final = "new-"  # begins the names of partial files that are not gone on with
 _FOLDERS: Final = ("models", "files", "tensors", "partial")
 
 
@@ -33,14 +36,14 @@ class WeightStore:
     """Implements `mesh.state.blobs.BlobSource`. Every call blocks for as long as the disk takes, and raises `LocalFault`."""
 
     def __init__(self, root: str) -> None:
-        """Makes the folders, and sweeps what an earlier daemon left half written; one daemon at a time may use them."""
+        """Makes the folders, and sweeps what nobody will go on with; one daemon at a time may use them."""
         self._root = root
         self._numbers = count()
+        self._busy: set[str] = set()  # final paths of what is coming in
         self._manifests: dict[ModelDigest, Manifest] = {}
         for folder in _FOLDERS:
             files.make_folder(f"{root}/{folder}")
-        for name in files.list_folder(f"{root}/partial") or ():
-            files.remove_file(f"{root}/partial/{name}")
+        self._sweep()
 
     # What is here ----------------------------------------------------------------------------------------------------
 
@@ -115,14 +118,11 @@ class WeightStore:
         self._manifests[manifest.digest] = manifest
 
     def receive_file(self, entry: FileEntry) -> Incoming:
-        return Incoming(self._partial(self._file_path(entry.sha256)), entry.sha256, entry.size_bytes)
+        return self._incoming(self._file_path(entry.sha256), entry.sha256, entry.size_bytes)
 
     def receive_tensor(self, entry: TensorEntry) -> Incoming:
         """Raises `Malformed` for a type that weft does not read."""
-        size_bytes = entry.size_bytes
-        partial = self._partial(self._tensor_path(entry))
-        partial.write(_head(entry))
-        return Incoming(partial, entry.sha256, size_bytes)
+        return self._incoming(self._tensor_path(entry), entry.sha256, entry.size_bytes, _head(entry))
 
     # Paths -----------------------------------------------------------------------------------------------------------
 
@@ -139,8 +139,27 @@ class WeightStore:
             return False
         return manifest is not None and all(self.has_file(entry) for entry in manifest.files)
 
+    def _sweep(self) -> None:
+        """Of what an earlier daemon left half written, the newest may be gone on with."""
+        folder = f"{self._root}/partial"
+        ages_ns: dict[str, int] = {}
+        for name in files.list_folder(folder) or ():
+            state = files.file_state(f"{folder}/{name}")
+            ages_ns[name] = 0 if state is None or name.startswith(_UNIQUE) else state.mtime_ns
+        newest = sorted((name for name, age_ns in ages_ns.items() if age_ns), key=ages_ns.__getitem__)
+        for name in ages_ns.keys() - set(newest[-limits.PARTIAL_BLOBS_MAX :]):
+            files.remove_file(f"{folder}/{name}")
+
     def _partial(self, final: str) -> PartialFile:
-        return PartialFile(f"{self._root}/partial/{next(self._numbers)}", final)
+        return PartialFile(f"{self._root}/partial/{_UNIQUE}{next(self._numbers)}", final)
+
+    def _incoming(self, final: str, sha256: TensorDigest, size_bytes: int, head: bytes = b"") -> Incoming:
+        """Goes on with what an earlier attempt left, unless another one is at it right now."""
+        if final in self._busy:
+            return Incoming(self._partial(final), sha256, size_bytes, head)
+        resumable = PartialFile(f"{self._root}/partial/{PurePath(final).name}", final, resumable=True)
+        self._busy.add(final)
+        return Incoming(resumable, sha256, size_bytes, head, lambda: self._busy.discard(final))
 
     def _manifest_path(self, model: ModelDigest) -> str:
         return f"{self._root}/models/{model}.json"
@@ -151,38 +170,6 @@ class WeightStore:
     def _tensor_path(self, entry: TensorEntry) -> str:
         shape = "x".join(map(str, entry.shape)) or "scalar"
         return f"{self._root}/tensors/{entry.sha256}-{entry.dtype}-{shape}.safetensors"
-
-
-class Incoming:
-    """A blob on its way in; used as a context, nothing of it stays unless `finish` found it whole and true."""
-
-    def __init__(self, partial: PartialFile, sha256: TensorDigest, size_bytes: int) -> None:
-        self._partial = partial
-        self._expected = sha256
-        self._left_bytes = size_bytes
-        self._sha256 = hashlib.sha256()
-
-    def write(self, data: bytes | bytearray) -> None:
-        """Raises `Dishonest` for more bytes than were announced."""
-        self._left_bytes -= len(data)
-        if self._left_bytes < 0:
-            raise Dishonest("more bytes came than the blob has")
-        self._sha256.update(data)
-        self._partial.write(data)
-
-    def finish(self) -> None:
-        """Raises `Dishonest` unless these are the bytes that the digest names."""
-        if self._left_bytes or self._sha256.hexdigest() != self._expected:
-            raise Dishonest(
-                f"what came does not have the sha256 {self._expected[:8]} that it was asked for by"
-            )
-        self._partial.commit()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *raised: object) -> None:
-        self._partial.discard()
 
 
 def _head(entry: TensorEntry) -> bytes:

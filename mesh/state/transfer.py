@@ -1,25 +1,28 @@
 """Weights from others: a model's manifest, its small files, and the tensors that are wanted of it.
 
-A fetch asks one holder after the other. One that fails, lies or lacks something costs what it sent of that blob and no
-more: whatever was verified stays. Every blob is checked against the digest that it was asked for by.
+A fetch draws from several holders at once, each blob from one of them. What a holder leaves unfinished another goes on with,
+also in the next run of this node. Every blob is checked against the digest that it was asked for by (`wanted` has the rules).
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from functools import partial
 
 import structlog
+import trio
 
+from mesh.nursery import peer_nursery
 from mesh.rpc import Channel, deadline, dial
 from mesh.state.files import Offload
-from mesh.state.store import Incoming, WeightStore
+from mesh.state.incoming import Incoming
+from mesh.state.store import WeightStore
+from mesh.state.wanted import Want, Wanted
 from protocols import limits, streams
 from protocols.errors import Dishonest, Malformed, NoRoute, Oversized, RemoteFault, Unavailable
-from protocols.ids import ModelDigest, NetworkId, PeerId, TensorDigest
-from protocols.manifest import Manifest, TensorEntry, parse_manifest
+from protocols.ids import ModelDigest, NetworkId, PeerId
+from protocols.manifest import FileEntry, Manifest, TensorEntry, parse_manifest
 from protocols.seams import Network
 from protocols.weights import WEIGHTS_CODEC, Coming, FetchBlob, FetchManifest, Missing, WeightsMessage
 
@@ -28,37 +31,31 @@ log = structlog.get_logger("mesh.weights")
 Progress = Callable[[int, int], None]
 
 
-@dataclass(frozen=True, slots=True)
-class _Want:
-    """A blob that is to come, and where it goes."""
+class _Fetch:
+    """What is fetched of one model, shared by the tasks that draw it from several holders."""
 
-    name: str
-    sha256: TensorDigest
-    size_bytes: int
-    receive: Callable[[], Incoming]
+    def __init__(
+        self, model: ModelDigest, absent: Sequence[FileEntry | TensorEntry], on_progress: Progress
+    ) -> None:
+        self.model = model
+        self.entries = {Want(entry.name, entry.sha256, entry.size_bytes): entry for entry in absent}
+        self.wanted = Wanted(self.entries, on_progress)
+        self.fault: RemoteFault | Unavailable | None = None
+        self._change = trio.Event()
 
+    async def next_for(self, holder: PeerId) -> Want | None:
+        """None when it has nothing more to give, also of what others may yet leave unfinished."""
+        while True:
+            want = self.wanted.take(holder)
+            if want is not None or not self.wanted.may_come_back():
+                return want
+            await self._change.wait()
 
-class _Left:
-    """What is still to come, and how much of all came."""
-
-    def __init__(self, wants: list[_Want], on_progress: Progress) -> None:
-        self.wants = list(wants)
-        self._on_progress = on_progress
-        self._total_bytes = sum(want.size_bytes for want in wants)
-        self._verified_bytes = self._partial_bytes = 0
-
-    def began(self) -> None:
-        """With the next blob; what came of one before it and was not verified does not count."""
-        self._partial_bytes = 0
-
-    def advance(self, count: int) -> None:
-        self._partial_bytes += count
-        self._on_progress(self._verified_bytes + self._partial_bytes, self._total_bytes)
-
-    def came(self, want: _Want) -> None:
-        self.wants.remove(want)
-        self._verified_bytes += want.size_bytes
-        self._partial_bytes = 0
+    def give_back(self, want: Want, holder: PeerId) -> None:
+        """Whatever has become of it; who waits for what others leave looks again."""
+        self.wanted.stopped(want, holder)
+        self._change.set()
+        self._change = trio.Event()
 
 
 class WeightFetcher:
@@ -76,12 +73,8 @@ class WeightFetcher:
         if manifest is None:
             manifest = await self._fetch_manifest(model, holders)
             await self._offload(lambda: self._store.put_manifest(manifest))
-        wants = [
-            _Want(entry.name, entry.sha256, entry.size_bytes, partial(self._store.receive_file, entry))
-            for entry in manifest.files
-            if not self._store.has_file(entry)
-        ]
-        await self._fetch_blobs(model, holders, wants, lambda done, total: None)
+        absent = [entry for entry in manifest.files if not self._store.has_file(entry)]
+        await self._fetch_blobs(model, holders, absent, lambda done, total: None)
         return manifest
 
     async def fetch_tensors(
@@ -97,45 +90,78 @@ class WeightFetcher:
         if unknown:
             raise Malformed(f"the model has no tensor {unknown[0]}")
         absent = await self._offload(lambda: self._absent(entries[name] for name in names))
-        wants = [
-            _Want(entry.name, entry.sha256, entry.size_bytes, partial(self._store.receive_tensor, entry))
-            for entry in absent
-        ]
-        await self._fetch_blobs(model, holders, wants, on_progress)
+        await self._fetch_blobs(model, holders, absent, on_progress)
 
     async def _fetch_blobs(
-        self, model: ModelDigest, holders: Sequence[PeerId], wants: list[_Want], on_progress: Progress
+        self,
+        model: ModelDigest,
+        holders: Sequence[PeerId],
+        absent: Sequence[FileEntry | TensorEntry],
+        on_progress: Progress,
     ) -> None:
-        left = _Left(wants, on_progress)
-        fault: RemoteFault | Unavailable | None = None
-        for peer in holders:
-            if not left.wants:
-                return
-            try:
-                async with self._dial(peer) as channel:
-                    await self._receive_all(channel, model, left)
-            except (RemoteFault, Unavailable) as error:
-                fault = _blamed(error, peer)
-        if left.wants:
+        if not absent:
+            return
+        fetch = _Fetch(model, absent, on_progress)
+        turns = trio.CapacityLimiter(limits.WEIGHT_HOLDERS_AT_ONCE)
+        async with peer_nursery() as nursery:
+            for peer in dict.fromkeys(holders):
+                nursery.start_soon(self._draw, peer, fetch, turns)
+        if not fetch.wanted.is_complete:
             raise NoRoute(
-                f"no holder gives {left.wants[0].name} of model {model[:8]}: {fault or 'those asked do not have it'}"
-            ) from fault
+                f"no holder gives {fetch.wanted.first_missing.name} of model {model[:8]}: "
+                f"{fetch.fault or 'those asked do not have it'}"
+            ) from fetch.fault
 
-    async def _receive_all(self, channel: Channel[WeightsMessage], model: ModelDigest, left: _Left) -> None:
-        """Takes out of `left` what this holder has."""
-        for want in list(left.wants):
-            left.began()
-            coming = await _asked(channel, FetchBlob(model, want.sha256))
+    async def _draw(self, peer: PeerId, fetch: _Fetch, turns: trio.CapacityLimiter) -> None:
+        """All that this holder gives of what is wanted."""
+        async with turns:
+            try:
+                while (want := await fetch.next_for(peer)) is not None:
+                    await self._draw_on(peer, fetch, want)
+            except (RemoteFault, Unavailable) as error:
+                fetch.fault = _blamed(error, peer)
+
+    async def _draw_on(self, peer: PeerId, fetch: _Fetch, want: Want | None) -> None:
+        """One stream for as long as there is something to ask for; while there is not, a holder would close it."""
+        try:
+            async with self._dial(peer) as channel:
+                while want is not None:
+                    await self._receive(channel, fetch, want)
+                    fetch.give_back(want, peer)
+                    want = fetch.wanted.take(peer)
+        finally:
+            if want is not None:
+                fetch.give_back(want, peer)
+
+    async def _receive(self, channel: Channel[WeightsMessage], fetch: _Fetch, want: Want) -> None:
+        wanted, peer = fetch.wanted, channel.peer
+        with await self._offload(partial(self._incoming, fetch.entries[want])) as incoming:
+            wanted.resumed(want, incoming.have_bytes)
+            coming = await _asked(channel, FetchBlob(fetch.model, want.sha256, incoming.have_bytes))
             if coming is None:
-                continue
-            if coming.size_bytes != want.size_bytes:
-                raise Dishonest(f"{want.name} has {want.size_bytes} bytes, not {coming.size_bytes}")
-            with await self._offload(want.receive) as incoming:
-                async for data in _chunks(channel, want.size_bytes):
-                    await self._offload(partial(incoming.write, data))
-                    left.advance(len(data))
-                await self._offload(incoming.finish)
-            left.came(want)
+                wanted.stopped(want, peer, is_lacking=True)
+                return
+            if coming.size_bytes != want.size_bytes - incoming.have_bytes:
+                raise Dishonest(f"{want.name} has {want.size_bytes} bytes, and another number is coming")
+            async for data in _chunks(channel, coming.size_bytes):
+                await self._offload(partial(incoming.write, data))
+                wanted.advanced(want, peer, len(data))
+            await self._finish(incoming, wanted, want, peer)
+
+    async def _finish(self, incoming: Incoming, wanted: Wanted, want: Want, peer: PeerId) -> None:
+        """Raises `Dishonest` if what came is not what was asked for and all of it came from this holder."""
+        try:
+            await self._offload(incoming.finish)
+        except Dishonest:
+            if wanted.spoilt(want, peer):
+                raise
+            return
+        wanted.came(want)
+
+    def _incoming(self, entry: FileEntry | TensorEntry) -> Incoming:
+        if isinstance(entry, FileEntry):
+            return self._store.receive_file(entry)
+        return self._store.receive_tensor(entry)
 
     def _dial(self, peer: PeerId) -> AbstractAsyncContextManager[Channel[WeightsMessage]]:
         return dial(self._network, peer, streams.WEIGHTS, WEIGHTS_CODEC, self._network_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 import numpy as np
@@ -80,19 +81,65 @@ def test_a_wrong_tensor_is_dishonest_and_leaves_nothing(store: WeightStore, data
     assert not store.has_tensor(TENSOR)
 
 
-def test_a_transfer_that_breaks_off_leaves_nothing(store: WeightStore) -> None:
+def test_a_transfer_that_breaks_off_goes_on_where_it_was_also_after_a_restart(store: WeightStore) -> None:
+    data = ARRAY.tobytes()
     with store.receive_tensor(TENSOR) as incoming:
-        incoming.write(b"half")
+        incoming.write(data[:20])
+    assert not store.has_tensor(TENSOR)
+    again = WeightStore(store._root)
+    with again.receive_tensor(TENSOR) as incoming:
+        assert incoming.have_bytes == 20
+        incoming.write(data[20:])
+        incoming.finish()
+    assert again.has_tensor(TENSOR)
+    assert len(kept(again)) == 1
+
+
+def test_what_was_altered_meanwhile_is_found_out_and_thrown_away(store: WeightStore) -> None:
+    data = ARRAY.tobytes()
+    with store.receive_tensor(TENSOR) as incoming:
+        incoming.write(data[:20])
+    (half,) = Path(store._root, "partial").iterdir()
+    half.write_bytes(half.read_bytes()[:-1] + b"x")
+    with pytest.raises(Dishonest), store.receive_tensor(TENSOR) as incoming:
+        incoming.write(data[20:])
+        incoming.finish()
     assert kept(store) == []
 
 
-def test_what_a_crash_left_half_written_is_swept_at_the_next_start(store: WeightStore) -> None:
-    Path(store._root, "partial", "17").write_bytes(b"half")
+@pytest.mark.parametrize("left", [b"", b"\x60", b"no head at all, and longer than one" * 9, bytes(4096)])
+def test_what_is_no_beginning_of_the_blob_is_begun_anew(store: WeightStore, left: bytes) -> None:
+    with store.receive_tensor(TENSOR) as incoming:
+        incoming.write(b"half")
+    (half,) = Path(store._root, "partial").iterdir()
+    half.write_bytes(left)
     put_tensor(store, TENSOR, ARRAY.tobytes())
-    assert len(kept(store)) == 2
-    again = WeightStore(store._root)
-    assert len(kept(again)) == 1
-    assert again.has_tensor(TENSOR)
+    assert store.has_tensor(TENSOR)
+
+
+def test_two_attempts_at_a_time_do_not_mix(store: WeightStore) -> None:
+    data = ARRAY.tobytes()
+    with store.receive_tensor(TENSOR) as first, store.receive_tensor(TENSOR) as second:
+        first.write(data[:20])
+        second.write(data)
+        second.finish()
+        first.write(data[20:])
+        first.finish()
+    assert store.has_tensor(TENSOR)
+    assert len(kept(store)) == 1
+
+
+def test_of_what_a_crash_left_only_what_can_be_gone_on_with_stays_and_not_without_end(
+    store: WeightStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    partial = Path(store._root, "partial")
+    (partial / "new-17").write_bytes(b"a manifest")
+    for number in range(4):
+        (partial / f"{number}").write_bytes(b"half")
+        os.utime(partial / f"{number}", (number + 1, number + 1))
+    monkeypatch.setattr("protocols.limits.PARTIAL_BLOBS_MAX", 2)
+    WeightStore(store._root)
+    assert sorted(path.name for path in partial.iterdir()) == ["2", "3"]
 
 
 def test_a_model_is_listed_once_its_manifest_and_files_are_there(store: WeightStore) -> None:

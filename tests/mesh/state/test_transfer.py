@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -157,6 +158,92 @@ async def test_a_fetched_model_is_served_on(scene: Scene, tmp_path: Path) -> Non
 
 async def test_holders_complete_each_other(scene: Scene) -> None:
     await scene.fetch(scene.holder(Source(lacks=(LARGE,))), scene.holder(Source(lacks=(SMALL,))))
+    assert scene.is_complete()
+
+
+async def give_half(channel: Channel[WeightsMessage], half: bytes) -> None:
+    """A holder that sends `half` of the large one and breaks off, and all of the others."""
+    while True:
+        match await channel.receive():
+            case FetchBlob(_, sha) if sha == sha256(LARGE):
+                await channel.send(Coming(len(LARGE)))
+                await channel.send_raw(half)
+                return
+            case FetchBlob(_, sha):
+                await channel.send(Coming(len(CONTENTS[sha])))
+                await channel.send_raw(CONTENTS[sha])
+            case FetchManifest():
+                await channel.send(Coming(len(MANIFEST.canonical())))
+                await channel.send_raw(MANIFEST.canonical())
+
+
+@pytest.mark.parametrize("then", ["silence", "the end"])
+async def test_what_one_holder_left_unfinished_another_goes_on_with(scene: Scene, then: str) -> None:
+    half = LARGE[: limits.WEIGHT_CHUNK_BYTES]
+    offsets: list[int] = []
+
+    async def serve(channel: Channel[WeightsMessage]) -> None:
+        """Whichever holder is asked for the large one first leaves it unfinished."""
+        while True:
+            question = await channel.receive()
+            assert isinstance(question, FetchBlob)
+            rest = CONTENTS[question.sha256][question.offset :]
+            await channel.send(Coming(len(rest)))
+            is_large = question.sha256 == sha256(LARGE)
+            offsets.extend([question.offset] * is_large)
+            if is_large and offsets == [0]:
+                await channel.send_raw(half)
+                if then == "silence":
+                    await trio.sleep_forever()
+                return
+            await channel.send_raw(rest)
+
+    await scene.fetch(scene.holder(Source()), names=())  # the description
+    scene.start_again()
+    await scene.fetch(scene.served_by(serve), scene.served_by(serve))
+    assert scene.is_complete()
+    assert offsets == [0, len(half)]
+    assert scene.progress == sorted(scene.progress)
+
+
+async def test_a_fetch_goes_on_after_a_restart_where_it_was(scene: Scene) -> None:
+    half = LARGE[: limits.WEIGHT_CHUNK_BYTES]
+    with pytest.raises(NoRoute):
+        await scene.fetch(scene.served_by(partial(give_half, half=half)))
+    scene.store = WeightStore(scene.store._root)
+    scene.start_again()
+    scene.progress.clear()
+    await scene.fetch(scene.holder(Source()))
+    assert scene.is_complete()
+    assert scene.progress[0][0] >= len(half)
+
+
+async def test_a_false_beginning_of_one_holder_does_not_spoil_it_for_the_honest_one(scene: Scene) -> None:
+    false = bytes(limits.WEIGHT_CHUNK_BYTES)
+    await scene.fetch(scene.served_by(partial(give_half, half=false)), scene.holder(Source()))
+    assert scene.is_complete()
+
+
+async def test_several_holders_give_at_the_same_time(scene: Scene) -> None:
+    """Neither answers before both were asked."""
+    asked = [trio.Event(), trio.Event()]
+    everybody = [Source(), Source()]
+
+    def patient(own: int) -> Callable[[Channel[WeightsMessage]], Awaitable[None]]:
+        async def serve(channel: Channel[WeightsMessage]) -> None:
+            question = await channel.receive()
+            asked[own].set()
+            await asked[1 - own].wait()
+            assert isinstance(question, FetchBlob)
+            await channel.send(Coming(len(CONTENTS[question.sha256])))
+            await channel.send_raw(CONTENTS[question.sha256])
+            await WeightServer(lambda: everybody, inline).serve(channel)
+
+        return serve
+
+    await scene.fetch(scene.holder(Source()), names=())  # the description
+    scene.start_again()
+    await scene.fetch(scene.served_by(patient(0)), scene.served_by(patient(1)))
     assert scene.is_complete()
 
 
