@@ -2,7 +2,8 @@
 
 Frames flow one way, credits the other. A frame is only sent while its stage has given credit for it, so nobody buffers
 more than `CREDITS_PER_SESSION` frames for a session. A frame that was begun is sent whole, whoever is cancelled meanwhile,
-because half of one would end the stream for all sessions. When a stream breaks, everybody who sent over it is told.
+because half of one would end the stream for all sessions. When a stream breaks, everybody who sent over it is told. To a
+stage of this very node no stream leads: its frames are handed over as they are.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from protocols.session import CREDIT_CODEC, Credit
 from protocols.streams import StreamKind
 from protocols.tensor import HEADER_BYTES, Frame, Kind, decode_preamble, decode_rest, encode_prefix
 
-GiveBack = Callable[[int], None]
-"""Return one credit for a frame of that epoch to whoever sent it."""
+GiveBack = Callable[[int, int], None]
+"""Return credits, by epoch and number, to whoever sent the frame that this came with."""
 
 Deliver = Callable[[Frame, GiveBack], None]
 """Take a frame in; must not wait."""
@@ -173,9 +174,9 @@ class Relay:
         if deliver is None:
             return  # of a session that has ended
 
-        def give_back(epoch: int) -> None:
+        def give_back(epoch: int, frames: int) -> None:
             try:
-                returned.send_nowait(Credit(header.session, header.stage, epoch, 1))
+                returned.send_nowait(Credit(header.session, header.stage, epoch, frames))
             except trio.WouldBlock:
                 raise RemoteFault("the sender does not take its credits", peer) from None
             except trio.BrokenResourceError:
@@ -196,10 +197,28 @@ class Relay:
 
     async def send(self, outlet: Outlet, frame: Frame) -> None:
         """Put a frame on the stream of its class, opening it first if need be."""
+        if outlet.peer == self._network.peer:
+            self._hand_over(outlet, frame)
+            return
         kind = streams.DECODE if frame.header.kind is Kind.DECODE else streams.PREFILL
         outlet.used.add(kind)
         link = self._links.get((outlet.peer, kind)) or await self._link(outlet.peer, kind)
         await link.send(frame)
+
+    def _hand_over(self, outlet: Outlet, frame: Frame) -> None:
+        deliver = self._stages.get((outlet.session, outlet.stage))
+        if deliver is None:
+            return  # it has ended
+
+        def give_back(epoch: int, frames: int) -> None:
+            if epoch == outlet.epoch:
+                outlet.receive_credit(frames)
+
+        try:
+            deliver(frame, give_back)
+        except RemoteFault as error:
+            outlet.mark_broken()
+            raise Disconnected(f"a stage of this node does not take the rows: {error}") from error
 
     async def _link(self, peer: PeerId, kind: StreamKind) -> _Link:
         opening = self._opening.setdefault((peer, kind), trio.Lock())
@@ -236,8 +255,7 @@ class Relay:
     async def _take_credits(self, peer: PeerId, link: _Link) -> None:
         while True:
             credit = await link.channel.receive()
-            outlet = self._outlets.get((peer, credit.session, credit.stage, credit.epoch))
-            if outlet:
+            if outlet := self._outlets.get((peer, credit.session, credit.stage, credit.epoch)):
                 outlet.receive_credit(credit.frames)
 
     def _forget_link(self, peer: PeerId, kind: StreamKind, link: _Link) -> None:

@@ -55,6 +55,7 @@ FRAMES_WAITING_MAX = (
     2 * limits.CREDITS_PER_SESSION
 )  # those of an abandoned epoch may still lie before the new ones
 REROUTES_WAITING_MAX = limits.FAILOVERS_MAX
+CREDITS_TOGETHER = limits.CREDITS_PER_SESSION // 2  # returned in one message; the sender has as many left
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +203,7 @@ class _StageTask:
         self._reroutes_waiting = 0
         self._keep_rows = math.inf  # those from here on will be undone by a reroute that waits
         self._outlet: Outlet | None = None
+        self._owed: tuple[int, int] = (0, 0)  # the epoch, and the credits not yet returned in it
         self._step_ms = 0.0
         self._step_rows = 0
 
@@ -258,7 +260,7 @@ class _StageTask:
                 self._reroutes_waiting -= 1
                 if not self._reroutes_waiting:
                     self._keep_rows = math.inf
-                await self._act(self._machine.handle(item), lambda _: None)
+                await self._act(self._machine.handle(item), _keep_back)
                 continue
             frame, give_back = item
             if frame.header.position >= self._keep_rows:
@@ -287,9 +289,17 @@ class _StageTask:
                 case Tell(message):
                     await self._tell(message)
                 case Returned():
-                    give_back(self._machine.epoch)
+                    self._give_back(give_back)
                 case _:
                     assert_never(output)
+
+    def _give_back(self, give_back: GiveBack) -> None:
+        epoch, owed = self._owed
+        owed = owed + 1 if epoch == self._machine.epoch else 1
+        if owed == CREDITS_TOGETHER:
+            give_back(self._machine.epoch, owed)
+            owed = 0
+        self._owed = self._machine.epoch, owed
 
     async def _compute(self, frame: Frame, give_back: GiveBack) -> None:
         try:
@@ -332,3 +342,7 @@ class _StageTask:
             await self._tell(
                 Progress(machine.epoch, machine.rows, work, machine.computing, step_ms, step_rows)
             )
+
+
+def _keep_back(_epoch: int, _frames: int) -> None:
+    """A reroute came on no activation stream: nobody gets credits for it."""

@@ -82,7 +82,7 @@ async def next_but_progress(channel: Channel[SessionMessage]) -> SessionMessage:
             return message
 
 
-async def test_rows_become_a_token_and_a_credit(autojump_clock: MockClock) -> None:
+async def test_rows_become_a_token(autojump_clock: MockClock) -> None:
     async with open_ring() as ring:
         node = ring.nodes[2]
         async with session_with(ring, node) as session, activations_to(ring, node) as activations:
@@ -93,7 +93,24 @@ async def test_rows_become_a_token_and_a_credit(autojump_clock: MockClock) -> No
             sampled = await next_but_progress(session)
             assert isinstance(sampled, Sampled)
             assert (sampled.position, sampled.ends) == (4, False)
-            assert await activations.receive() == Credit(SESSION, 0, 0, 1)
+            await session.send(CloseStage())
+
+
+async def test_credits_come_back_several_at_a_time_and_before_the_last_is_spent(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_ring() as ring:
+        node = ring.nodes[2]
+        async with session_with(ring, node) as session, activations_to(ring, node) as activations:
+            await session.send(opening())
+            assert await session.receive() == StageOpened(0)
+            for position in range(limits.CREDITS_PER_SESSION - 1):
+                frame = rows(position, count=1)
+                await activations.send_raw(encode_prefix(frame), frame.body)
+            assert await activations.receive() == Credit(SESSION, 0, 0, limits.CREDITS_PER_SESSION // 2)
+            with trio.move_on_after(5) as waited:
+                await activations.receive()
+            assert waited.cancelled_caught
             await session.send(CloseStage())
 
 
