@@ -2,7 +2,7 @@
 PY := .venv/bin/python
 STAMP := .venv/.stamp
 
-.PHONY: help setup demo test unit e2e lint bench lock clean
+.PHONY: help setup demo test unit e2e interop lint bench lock clean
 
 help:            ## what there is
 	@sed -n 's/^\([a-z0-9]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST)
@@ -20,10 +20,14 @@ test: lint       ## lint, then the whole suite
 	@$(PY) -m pytest -q $(ARGS)
 
 unit: $(STAMP)   ## the suite without real processes
-	@$(PY) -m pytest -q --ignore=tests/e2e $(ARGS)
+	@$(PY) -m pytest -q --ignore=tests/e2e --ignore=tests/interop $(ARGS)
 
 e2e: $(STAMP)    ## real processes only
 	@$(PY) -m pytest -q tests/e2e $(ARGS)
+
+interop: $(STAMP)  ## js-libp2p and weft, both ways; needs Node.js and the npm registry
+	@npm ci --prefix tests/interop/js --no-audit --no-fund --no-update-notifier --loglevel=error 1>&2
+	@$(PY) -m pytest -q tests/interop $(ARGS)
 
 lint: $(STAMP)   ## ruff, mypy, import contracts
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy && .venv/bin/lint-imports
@@ -36,4 +40,4 @@ lock: setup      ## resolve the lock file anew
 	@sed -i 's/^torch==\([0-9.]*\)+cpu/torch==\1/' requirements.lock
 
 clean:           ## remove what set-up and tests made
-	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv build tests/interop/js/node_modules *.egg-info .mypy_cache .ruff_cache .hypothesis .import_linter_cache

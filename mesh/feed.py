@@ -6,7 +6,7 @@ rather than fed a stream with holes: it can't know what it missed, so it has to 
 
 from __future__ import annotations
 
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 import trio
 
@@ -14,6 +14,10 @@ from protocols import limits
 from protocols.errors import Overloaded
 
 EventT = TypeVar("EventT")
+
+READ_AT_ONCE: Final = (
+    limits.EVENTS_BEHIND_MAX
+)  # before other tasks have their turn: all that can have gathered
 
 
 class Subscription(Generic[EventT]):
@@ -23,12 +27,21 @@ class Subscription(Generic[EventT]):
         self._feed = feed
         self._send, self._events = trio.open_memory_channel[EventT](limits.EVENTS_BEHIND_MAX)
         self._is_behind = False
+        self._read_at_once = 0
 
     def __aiter__(self) -> Subscription[EventT]:
         return self
 
     async def __anext__(self) -> EventT:
         """Raises `Overloaded` once what was kept is read, if there was too much to keep."""
+        self._read_at_once += 1
+        try:
+            # A channel gives others their turn after every event, and a reader of bursts would fall behind for that alone.
+            if self._read_at_once < READ_AT_ONCE:
+                return self._events.receive_nowait()
+        except (trio.WouldBlock, trio.EndOfChannel):
+            pass
+        self._read_at_once = 0
         try:
             return await self._events.receive()
         except trio.EndOfChannel:

@@ -12,6 +12,7 @@ from typing import Annotated, Literal, Protocol
 
 import msgspec
 
+from node.opinions import Peer, WhyPeer
 from protocols import limits
 from protocols.ids import ModelDigest, NetworkId, PeerId, SessionId
 
@@ -120,13 +121,18 @@ GenerateEvent = Started | Token | Rerouted | Finished
 # Models and placement ------------------------------------------------------------------------------------------------
 
 
+StandbyKind = Literal["mapped", "hot", "cold"]
+"""How a standby is held: weights on disk, packed when it has to serve; loaded; or not at all, the node merely could."""
+
+
 class HeldRange(msgspec.Struct, frozen=True):
-    """A claim: `peer` holds and serves these layers."""
+    """A claim: `peer` holds and serves these layers. `kind` of a primary is always hot."""
 
     range: str
     peer: PeerId
     name: str
     standby: bool
+    kind: StandbyKind = "hot"
 
 
 class Model(msgspec.Struct, frozen=True):
@@ -141,22 +147,75 @@ class Model(msgspec.Struct, frozen=True):
     ranges: tuple[HeldRange, ...]
 
 
+class Goal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a plan is to be good at. `replicas` of every range, the primary included.
+
+    interactive: the least time per token of one stream; throughput: most tokens per second of many; balanced: every node
+    that can takes part. `standby`: auto is mapped where disk allows, else hot in memory that nobody needs, else cold.
+    """
+
+    strategy: Literal["interactive", "throughput", "balanced"] = "balanced"
+    replicas: Annotated[int, msgspec.Meta(ge=1, le=4)] = 2
+    standby: Literal["auto", "hot", "mapped", "cold", "none"] = "auto"
+
+
+class PlannedStandby(msgspec.Struct, frozen=True):
+    """`bytes_needed` of memory while it stands by, `promoted_bytes` once it serves.
+
+    `pause_ms` is to be expected from the loss of the holder until it serves.
+    """
+
+    peer: PeerId
+    name: str
+    kind: StandbyKind
+    bytes_needed: int
+    promoted_bytes: int
+    pause_ms: float
+    reason: str
+
+
 class PlannedRange(msgspec.Struct, frozen=True):
+    """One token takes `hop_ms` to the holder, from the range before or the entry, and `compute_ms` there.
+
+    `standby` is the first of the `standbys`, the one that takes over.
+    """
+
     range: str
     holder: PeerId
     holder_name: str
     standby: PeerId | None
     standby_name: str | None
+    bytes_needed: int = 0
+    compute_ms: float = 0.0
+    hop_ms: float = 0.0
+    reason: str = ""
+    standbys: tuple[PlannedStandby, ...] = ()
+
+
+class RefusedNode(msgspec.Struct, frozen=True):
+    """Why a node is to hold no range of its own."""
+
+    peer: PeerId
+    name: str
+    reason: str
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """Who is to hold what. `token_ms` is the predicted time of one token of one stream."""
+    """Who is to hold what. `token_ms` is the predicted time of one token of one stream, `return_ms` its way back included.
+
+    `tokens_per_s` is of many streams at once. `entry_serves_if_lost`: the node that made the plan has memory for any range.
+    """
 
     model: str
     digest: ModelDigest
     layers: int
     ranges: tuple[PlannedRange, ...]
     token_ms: float
+    return_ms: float = 0.0
+    tokens_per_s: float = 0.0
+    notes: tuple[str, ...] = ()
+    refused: tuple[RefusedNode, ...] = ()
+    entry_serves_if_lost: bool = False
 
 
 class OfferProgress(msgspec.Struct, frozen=True, tag_field="kind", tag="progress"):
@@ -180,6 +239,24 @@ class Offered(msgspec.Struct, frozen=True, tag_field="kind", tag="offered"):
 OfferEvent = OfferProgress | Offered
 
 
+class ReleasedRange(msgspec.Struct, frozen=True):
+    """A range that was withdrawn. `trouble` is empty if its memory is free again."""
+
+    range: str
+    peer: PeerId
+    name: str
+    standby: bool
+    trouble: str = ""
+
+
+class Withdrawn(msgspec.Struct, frozen=True):
+    """Nobody serves the model any more; no range at all if nobody did."""
+
+    model: str
+    digest: ModelDigest
+    ranges: tuple[ReleasedRange, ...]
+
+
 # The node ------------------------------------------------------------------------------------------------------------
 
 
@@ -189,8 +266,16 @@ class Member(msgspec.Struct, frozen=True):
     up: bool
 
 
+class RevokedMember(msgspec.Struct, frozen=True):
+    """Who is no member any more, and with it those whom it had sponsored, as far as they are known here."""
+
+    peer: PeerId
+    name: str
+    below: tuple[Member, ...] = ()
+
+
 class Shard(msgspec.Struct, frozen=True):
-    """A range in this node's worker. `sessions`: how many have a stage open on it, whatever node they entered at."""
+    """A range in this node's worker, or mapped. `sessions`: how many have a stage open on it, whatever node they entered at."""
 
     model: str
     digest: ModelDigest
@@ -199,6 +284,7 @@ class Shard(msgspec.Struct, frozen=True):
     numerics: str
     numerics_class: str
     sessions: int = 0
+    kind: StandbyKind = "hot"
 
 
 class Worker(msgspec.Struct, frozen=True):
@@ -224,7 +310,7 @@ class NodeStatus(msgspec.Struct, frozen=True):
     peer: PeerId
     name: str
     network: NetworkId
-    addresses: dict[str, tuple[str, ...]]  # by plane
+    addresses: dict[str, tuple[str, ...]]  # by plane; "foreign" as well where such peers are let in
     members: tuple[Member, ...]
     shards: tuple[Shard, ...]
     worker: Worker
@@ -244,6 +330,14 @@ class Session(msgspec.Struct, frozen=True):
     age_s: float
 
 
+class Pinged(msgspec.Struct, frozen=True):
+    """A libp2p peer that is no member. `agent` is what it says it is, empty if it does not tell."""
+
+    peer: PeerId
+    agent: str
+    rtts_ms: tuple[float, ...]
+
+
 class NodeApi(Protocol):
     """A node that is up. Calls may run side by side; cancelling one leaves the others alone."""
 
@@ -252,10 +346,17 @@ class NodeApi(Protocol):
     async def invite(self, uses: int, ttl_s: float) -> str:
         """One string that `uses` nodes can join with until `ttl_s` from now."""
 
+    async def revoke(self, peer: str) -> RevokedMember:
+        """End a membership, by name or id. Raises `NotFound`, and `Refused` if this node has no right to."""
+
     def models(self) -> tuple[Model, ...]: ...
 
     def offer(
-        self, path_or_name: str, name: str | None = None, on: tuple[str, ...] = ()
+        self,
+        path_or_name: str,
+        name: str | None = None,
+        on: tuple[str, ...] = (),
+        goal: Goal = Goal(),  # noqa: B008  (frozen)
     ) -> AbstractAsyncContextManager[AsyncIterator[OfferEvent]]:
         """Place a model on the mesh: progress, then `Offered`. `on`: only these members, by name or id; empty: all.
 
@@ -263,8 +364,17 @@ class NodeApi(Protocol):
         withdraws the offer and frees what was granted. Raises `UserError` for a bad folder, `Unavailable` if it fits nowhere.
         """
 
-    async def plan(self, model: str) -> Plan:
+    async def plan(
+        self,
+        model: str,
+        on: tuple[str, ...] = (),
+        goal: Goal = Goal(),  # noqa: B008  (frozen)
+    ) -> Plan:
         """Who would hold what if `model` were offered now; nothing is changed. Raises `NotFound`."""
+
+    async def withdraw(self, model: str) -> Withdrawn:
+        """Nobody takes new sessions on the model; its memory is free once those under way have ended, which is waited for
+        a while. Idempotent. Raises `NotFound`."""
 
     def generate(self, request: GenerateRequest) -> AbstractAsyncContextManager[AsyncIterator[GenerateEvent]]:
         """`Started`, then `Token` and `Rerouted`, then `Finished`. Leaving the context early cancels on every hop.
@@ -274,6 +384,16 @@ class NodeApi(Protocol):
         """
 
     def sessions(self) -> tuple[Session, ...]: ...
+
+    def peers(self) -> tuple[Peer, ...]:
+        """All members, this node first."""
+
+    def why_peer(self, peer: str) -> WhyPeer:
+        """By name or id. Raises `NotFound`, or `UserError` if it fits several."""
+
+    async def ping(self, address: str, count: int) -> Pinged:
+        """A foreign peer at a multiaddr that ends in its id. Raises `Refused` where foreign peers are not allowed,
+        `UserError` for what is no such address, `RemoteFault` and `Unavailable`."""
 
     async def drain(self) -> None:
         """Take no more sessions, tell the peers, and return when those under way have ended. The caller sets the deadline."""

@@ -9,14 +9,18 @@ from __future__ import annotations
 import ipaddress
 import tomllib
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
-from protocols.errors import UserError
+from mesh.members.bootstrap import parse_entry
+from protocols import limits
+from protocols.addresses import parse_address
+from protocols.errors import Malformed, UserError
+from protocols.records import Label
 
 Multiaddr = Annotated[
     str,
@@ -25,25 +29,60 @@ Multiaddr = Annotated[
         description="a listen address such as /ip4/0.0.0.0/tcp/4747",
     ),
 ]
+ForeignMultiaddr = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^(/ip[46]/[0-9a-fA-F.:]+/tcp/[0-9]{1,5})?$",
+        description="a listen address such as /ip4/0.0.0.0/tcp/4749, or empty",
+    ),
+]
 Port = Annotated[int, msgspec.Meta(ge=0, le=65_535, description="a port from 0 (any free one) to 65535")]
 Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 40, description="a whole number, 0 or more")]
 Name = Annotated[str, msgspec.Meta(max_length=64, description="a text of at most 64 characters")]
 Text = Annotated[str, msgspec.Meta(description="a text")]
+Labels = Annotated[
+    tuple[Label, ...],
+    msgspec.Meta(
+        max_length=limits.LABELS_MAX,
+        description='a list of labels such as ["zone=eu", "site=attic"]',
+    ),
+]
+Texts = Annotated[tuple[str, ...], msgspec.Meta(max_length=64, description="a list of texts")]
+Addresses = Annotated[
+    tuple[str, ...],
+    msgspec.Meta(
+        max_length=limits.ADDRESSES_MAX,
+        description='a list of addresses that others can dial, such as ["/dns4/me.example.org/tcp/4747"]',
+    ),
+]
 Flag = Annotated[bool, msgspec.Meta(description="true or false")]
 
 
 class NodeConfig(msgspec.Struct, frozen=True):
-    """`name` is shown to people; empty: the tail of the peer id."""
+    """`name` is shown to people; empty: the tail of the peer id. `labels` are for placement: zone, site, owner."""
 
     name: Name = ""
+    labels: Labels = ()
 
 
 class MeshConfig(msgspec.Struct, frozen=True):
-    """`join` is an invite; it is ignored once this home belongs to a network."""
+    """`join` is an invite; it is ignored once this home belongs to a network.
+
+    `interfaces` are names ("eth0") and networks ("10.0.0.0/8") whose addresses others may be told, and on which mDNS speaks;
+    none: all but loopback and link-local. `control_advertise` and `data_advertise` are told besides, such as the outside of
+    a NAT. `bootstrap` are addresses of members, or dnsaddr names that lead to some. `foreign_listen` lets libp2p peers of
+    other kinds in, to identify, ping and echo alone; empty: none, and none is dialled either.
+    """
 
     control_listen: Multiaddr = "/ip4/0.0.0.0/tcp/4747"
     data_listen: Multiaddr = "/ip4/0.0.0.0/tcp/4748"
+    foreign_listen: ForeignMultiaddr = ""
     join: Text = ""
+    interfaces: Texts = ()
+    control_advertise: Addresses = ()
+    data_advertise: Addresses = ()
+    bootstrap: Texts = ()
+    mdns: Flag = True
 
 
 class HttpConfig(msgspec.Struct, frozen=True):
@@ -125,7 +164,20 @@ def load_config(
         origins[setting.key] = setting.origin
     config = msgspec.convert(values, Config)
     _check_exposure(config.http, origins.get("http.host", "the defaults"))
+    _check_each("mesh.control_advertise", config.mesh.control_advertise, parse_address, origins)
+    _check_each("mesh.data_advertise", config.mesh.data_advertise, parse_address, origins)
+    _check_each("mesh.bootstrap", config.mesh.bootstrap, parse_entry, origins)
     return config
+
+
+def _check_each(
+    key: str, texts: tuple[str, ...], parse: Callable[[str], object], origins: Mapping[str, str]
+) -> None:
+    for text in texts:
+        try:
+            parse(text)
+        except Malformed as error:
+            raise UserError(f"{key} in {origins[key]}: {error}. Change it and start again.") from error
 
 
 def _of_file(text: str, path: str) -> Iterator[_Setting]:
@@ -167,8 +219,13 @@ def _of_flags(flags: Mapping[str, str | None]) -> Iterator[_Setting]:
 
 def _checked(setting: _Setting) -> Any:
     annotation = _TYPES[setting.key]
+    value = setting.value
+    if setting.is_text and isinstance(value, str) and typing.get_origin(annotation.__origin__) is tuple:
+        value = [
+            part.strip() for part in value.split(",") if part.strip()
+        ]  # a list has commas in an environment
     try:
-        return msgspec.convert(setting.value, annotation, strict=not setting.is_text)
+        return msgspec.convert(value, annotation, strict=not setting.is_text)
     except msgspec.ValidationError as error:
         expected = next(meta.description for meta in annotation.__metadata__)
         found = "a secret" if setting.key in _SECRET_KEYS else f"{setting.value!r:.80}"

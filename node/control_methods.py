@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
-from node.api import Finished, GenerateRequest, Offered
+from node.api import Finished, GenerateRequest, Goal, Offered
 from node.lifecycle import Lifecycle
 from protocols import limits
 from protocols.control import ControlError
@@ -32,13 +32,33 @@ class InviteParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ttl_s: Annotated[float, msgspec.Meta(gt=0, le=365 * _DAY_S)] = _DAY_S
 
 
+class PeerParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    peer: Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+
+
 class OfferParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     path: Annotated[str, msgspec.Meta(min_length=1, max_length=4096)]
     name: Annotated[str, msgspec.Meta(min_length=1, max_length=128)] | None = None
     on: Annotated[tuple[str, ...], msgspec.Meta(max_length=limits.MEMBERS_MAX)] = ()
+    goal: Goal = Goal()
+
+
+class WhyPeerParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    peer: Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+
+
+class PingParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    address: Annotated[str, msgspec.Meta(min_length=1, max_length=512)]
+    count: Annotated[int, msgspec.Meta(ge=1, le=limits.FOREIGN_PINGS_MAX)] = 4
 
 
 class PlanParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    model: Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+    on: Annotated[tuple[str, ...], msgspec.Meta(max_length=limits.MEMBERS_MAX)] = ()
+    goal: Goal = Goal()
+
+
+class WithdrawParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     model: Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
 
 
@@ -60,6 +80,10 @@ async def _invite(lifecycle: Lifecycle, params: InviteParams, emit: Emit) -> dic
     return {"invite": invite, "uses": params.uses, "ttl_s": params.ttl_s}
 
 
+async def _revoke(lifecycle: Lifecycle, params: PeerParams, emit: Emit) -> dict[str, Any]:
+    return _object(await lifecycle.api.revoke(params.peer))
+
+
 async def _models(lifecycle: Lifecycle, params: NoParams, emit: Emit) -> dict[str, Any]:
     return {"models": msgspec.to_builtins(lifecycle.api.models())}
 
@@ -68,12 +92,28 @@ async def _ps(lifecycle: Lifecycle, params: NoParams, emit: Emit) -> dict[str, A
     return {"sessions": msgspec.to_builtins(lifecycle.api.sessions())}
 
 
+async def _peers(lifecycle: Lifecycle, params: NoParams, emit: Emit) -> dict[str, Any]:
+    return {"peers": msgspec.to_builtins(lifecycle.api.peers())}
+
+
+async def _why_peer(lifecycle: Lifecycle, params: WhyPeerParams, emit: Emit) -> dict[str, Any]:
+    return _object(lifecycle.api.why_peer(params.peer))
+
+
+async def _ping(lifecycle: Lifecycle, params: PingParams, emit: Emit) -> dict[str, Any]:
+    return _object(await lifecycle.api.ping(params.address, params.count))
+
+
 async def _plan(lifecycle: Lifecycle, params: PlanParams, emit: Emit) -> dict[str, Any]:
-    return _object(await lifecycle.api.plan(params.model))
+    return _object(await lifecycle.api.plan(params.model, params.on, params.goal))
+
+
+async def _withdraw(lifecycle: Lifecycle, params: WithdrawParams, emit: Emit) -> dict[str, Any]:
+    return _object(await lifecycle.api.withdraw(params.model))
 
 
 async def _offer(lifecycle: Lifecycle, params: OfferParams, emit: Emit) -> dict[str, Any]:
-    async with lifecycle.api.offer(params.path, params.name, params.on) as events:
+    async with lifecycle.api.offer(params.path, params.name, params.on, params.goal) as events:
         async for event in events:
             if isinstance(event, Offered):
                 return _object(event)
@@ -108,10 +148,15 @@ METHODS: Final = {
     "version": Method(NoParams, _version),
     "down": Method(NoParams, _down),
     "invite": Method(InviteParams, _invite),
+    "revoke": Method(PeerParams, _revoke),
     "models": Method(NoParams, _models),
     "ps": Method(NoParams, _ps),
+    "peers": Method(NoParams, _peers),
+    "why_peer": Method(WhyPeerParams, _why_peer),
+    "ping": Method(PingParams, _ping),
     "plan": Method(PlanParams, _plan),
     "offer": Method(OfferParams, _offer),
+    "withdraw": Method(WithdrawParams, _withdraw),
     "run": Method(GenerateRequest, _run),
 }
 

@@ -1,56 +1,99 @@
 """A node, put together: mesh, placement, sessions and weights behind `node.api.NodeApi`.
 
 The rule of the file: composition only. `Daemon` is given everything that is not deterministic as seams, so that many run in
-one process; `open_daemon` binds the real ones.
+one process; `node.opening` binds the real ones.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Final
 
 import trio
+from msgspec.structs import replace
 
-from inference.engine.worker_client import WorkerClient
 from inference.placement.driver import Placement
+from inference.placement.gossiping import GossipBoard, check_claim, check_note
 from inference.placement.grants import GrantPolicy
 from inference.sessions.entry import Entry
 from inference.sessions.relay import Relay
 from inference.sessions.shard import ShardServer
-from mesh.members.belonging import decide_network
-from mesh.members.driver import Members
-from mesh.members.identity import Identity, load_identity
+from mesh.members.bootstrap import Names
+from mesh.members.driver import Members, Profile
+from mesh.members.identity import Identity
 from mesh.nursery import peer_nursery
-from node import api
-from node.clock import SystemClock
-from node.config import Config, MeshConfig
-from node.disk import FolderDisk, SystemRandomness
-from node.folders import Folders
+from mesh.picture.driver import Picture
+from mesh.picture.loop_lag import LoopLag
+from node import api, opinions
+from node.config import Config
 from node.generation import Generation
 from node.library import Library
-from node.machine import cores, spare_memory_bytes
+from node.machine import Readings, cores, memory_bytes
 from node.offering import Offering
-from node.processes import torch_worker
+from node.outlook import PictureOutlook
+from node.peers import Peers
+from node.revoking import revoke
 from node.views import View
+from node.vitals import VitalSigns
+from protocols.errors import Refused
+from protocols.gossip import Heard, Topic
+from protocols.health import HealthDigest
+from protocols.hello import MINOR
 from protocols.ids import NetworkId, PeerId, shortened
-from protocols.seams import Network, Seams
-from protocols.streams import Plane
+from protocols.records import Capabilities
+from protocols.seams import ForeignPeers, Seams
+
+GIB: Final = 1 << 30  # free memory is told by that much, or the record would be made anew all the time
 
 
 class Daemon:
     """Implements `node.api.NodeApi` while `run` is open."""
 
-    def __init__(self, config: Config, seams: Seams, library: Library, network_id: NetworkId) -> None:
+    def __init__(
+        self,
+        config: Config,
+        seams: Seams,
+        library: Library,
+        identity: Identity,
+        network_id: NetworkId,
+        foreign: ForeignPeers | None = None,
+        *,
+        names: Names | None = None,
+        readings: Callable[[], Readings] = Readings,
+    ) -> None:
+        own = seams.network.peer
         self.network_id = network_id
-        self.members = Members(seams.network, seams.clock, seams.disk, seams.randomness, config.node.name)
+        self._config = config
+        self._seams = seams
+        self._library = library
+        self.members = self._make_members(config, seams, identity, names)
         self.relay = Relay(seams.network, network_id)
-        policy = GrantPolicy(config.worker.layers_max, refuses=not config.worker.accept_offers)
+        self.picture = Picture(
+            own,
+            seams.clock,
+            seams.disk,
+            seams.randomness,
+            self.members.gossip,
+            digest=self._digest,
+            sponsor_of=self.members.sponsor_of,
+            is_member=self.members.is_member,
+        )
         self.placement = Placement(
-            seams.network, network_id, self.members, seams.disk, seams.worker, library, policy
+            seams.network,
+            network_id,
+            self.members,
+            seams.disk,
+            seams.worker,
+            library,
+            GrantPolicy(config.worker.layers_max, refuses=not config.worker.accept_offers),
+            board=GossipBoard(self.members, own),
+            outlook=PictureOutlook(self.picture, self.members),
+            observe=self.picture.observe,
         )
         self.server = ShardServer(seams.network, network_id, self.relay, seams.worker, self.placement)
         self.placement.unload_after(self.server.drained)
-        self.entry = Entry(seams.network, network_id, self.relay)
+        self.entry = Entry(seams.network, network_id, self.relay, self.picture.observe)
         self.generation = Generation(
             seams.network.peer,
             self.entry,
@@ -59,11 +102,12 @@ class Daemon:
             seams.clock,
             seams.randomness,
             self.name_of,
+            self.placement.adoptable,
+            self.picture.score,
         )
-        self._config = config
-        self._seams = seams
-        self._library = library
-        own = seams.network.peer
+        self._foreign = foreign
+        self._lag = LoopLag()
+        self._vitals = VitalSigns(seams, self.members, self.placement, self.server, self._lag, readings)
         self._offering = Offering(config.model, library, self.placement, self.members, own, self.name_of)
         self._view = View(
             network_id,
@@ -75,12 +119,28 @@ class Daemon:
             library,
             self.name_of,
         )
+        self._peers = Peers(own, self.members, self.placement.claims, self.picture, self.name_of)
+
+    def _make_members(self, config: Config, seams: Seams, identity: Identity, names: Names | None) -> Members:
+        node = config.node
+        profile = Profile(node.name, node.labels, self._capabilities, config.mesh.bootstrap, names)
+        validators = {
+            Topic.CLAIMS: check_claim,
+            Topic.MODELS: check_note,
+            Topic.OBSERVATIONS: self._check_opinion,
+            Topic.HEALTH: self._check_opinion,
+        }
+        return Members(
+            seams.network, seams.clock, seams.disk, seams.randomness, identity, profile, validators
+        )
 
     @asynccontextmanager
     async def run(self) -> AsyncIterator[api.NodeApi]:
         """The node is up while the context is open. Raises `UserError` if it can't join."""
         async with self._seams.network.run(), peer_nursery() as nursery:
             await nursery.start(self.members.run)
+            await nursery.start(self._lag.run)
+            await nursery.start(self.picture.run)
             await nursery.start(self.relay.run)
             await self._library.load()
             if self._config.mesh.join:
@@ -101,24 +161,60 @@ class Daemon:
         names = (contact.name for contact in self.members.members() if contact.peer == peer)
         return next(names, "") or shortened(peer)
 
+    def _capabilities(self) -> Capabilities:
+        worker = self._config.worker
+        return Capabilities(
+            cores=cores(),
+            memory_bytes=memory_bytes(),
+            worker_bytes=max(0, self._seams.worker.free_bytes()) // GIB * GIB,
+            accepts_offers=worker.accept_offers,
+            layers_max=worker.layers_max,
+            devices=("cpu",),
+            minor=MINOR,
+        )
+
+    def _digest(self) -> HealthDigest:
+        return self._vitals.digest()
+
+    def _check_opinion(self, heard: Heard) -> None:
+        self.picture.check(heard)
+
     # NodeApi ---------------------------------------------------------------------------------------------------------
 
     def status(self) -> api.NodeStatus:
-        return self._view.status()
+        status = self._view.status()
+        if self._foreign is None:
+            return status
+        return replace(status, addresses=status.addresses | {"foreign": self._foreign.addresses})
 
     async def invite(self, uses: int, ttl_s: float) -> str:
         return self.members.invite(uses, ttl_s)
+
+    async def revoke(self, peer: str) -> api.RevokedMember:
+        return revoke(self.members, self.name_of, peer)
 
     def models(self) -> tuple[api.Model, ...]:
         return self._view.models()
 
     def offer(
-        self, path_or_name: str, name: str | None = None, on: tuple[str, ...] = ()
+        self,
+        path_or_name: str,
+        name: str | None = None,
+        on: tuple[str, ...] = (),
+        goal: api.Goal = api.Goal(),  # noqa: B008  (frozen)
     ) -> AbstractAsyncContextManager[AsyncIterator[api.OfferEvent]]:
-        return self._offering.offer(path_or_name, name, on)
+        return self._offering.offer(path_or_name, name, on, goal)
 
-    async def plan(self, model: str) -> api.Plan:
-        return await self._offering.plan(model)
+    async def plan(
+        self,
+        model: str,
+        on: tuple[str, ...] = (),
+        goal: api.Goal = api.Goal(),  # noqa: B008  (frozen)
+    ) -> api.Plan:
+        return await self._offering.plan(model, on, goal)
+
+    async def withdraw(self, model: str) -> api.Withdrawn:
+        return await self._offering.withdraw(model)
 
     def generate(
         self, request: api.GenerateRequest
@@ -128,35 +224,22 @@ class Daemon:
     def sessions(self) -> tuple[api.Session, ...]:
         return self._view.sessions()
 
+    def peers(self) -> tuple[opinions.Peer, ...]:
+        return self._peers.all()
+
+    def why_peer(self, peer: str) -> opinions.WhyPeer:
+        return self._peers.why(peer)
+
+    async def ping(self, address: str, count: int) -> api.Pinged:
+        if self._foreign is None:
+            raise Refused(
+                "This node has nothing to do with foreign peers: allow them with 'weft up --foreign-listen'"
+                " or mesh.foreign_listen, such as /ip4/127.0.0.1/tcp/4749."
+            )
+        found = await self._foreign.ping(address, count)
+        return api.Pinged(found.peer, found.agent, found.rtts_ms)
+
     async def drain(self) -> None:
         self.server.refuse("this node is going down")
         await self.generation.drain()
         await self.server.drain()
-
-
-@asynccontextmanager
-async def open_daemon(config: Config, folders: Folders) -> AsyncIterator[api.NodeApi]:
-    """A node on this machine. Raises `UserError` for what its operator has to mend."""
-    disk, randomness = FolderDisk(folders.state), SystemRandomness()
-    identity = load_identity(disk, randomness)
-    network_id = decide_network(disk, randomness, config.mesh.join or None)
-    memory_bytes = config.worker.memory_mb << 20 or spare_memory_bytes()
-    worker = WorkerClient(torch_worker(config.worker.threads or cores(), memory_bytes), memory_bytes)
-    async with peer_nursery() as nursery:
-        async with peer_nursery() as starting:
-            starting.start_soon(nursery.start, worker.run)
-            network = await trio.to_thread.run_sync(_make_network, config.mesh, identity, network_id)
-        seams = Seams(SystemClock(), randomness, network, disk, worker)
-        library = Library(network, network_id, disk, folders.data)
-        async with Daemon(config, seams, library, network_id).run() as node:
-            yield node
-        nursery.cancel_scope.cancel()
-
-
-def _make_network(config: MeshConfig, identity: Identity, network_id: NetworkId) -> Network:
-    # libp2p takes as long to import as torch does in the worker: side by side they cost half.
-    from mesh.host.libp2p_network import Libp2pNetwork
-
-    listen = {Plane.CONTROL: (config.control_listen,), Plane.DATA: (config.data_listen,)}
-    options = {Plane.CONTROL: "mesh.control_listen", Plane.DATA: "mesh.data_listen"}
-    return Libp2pNetwork(identity, network_id, listen, options)

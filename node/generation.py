@@ -7,7 +7,7 @@ token before a stage was lost and the first one after.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -19,7 +19,7 @@ from inference.placement.claims import ClaimTable
 from inference.sessions import events as e
 from inference.sessions.completion import Completion
 from inference.sessions.entry import Entry, SessionEvent
-from inference.sessions.routing import Route, find_replacement, find_route
+from inference.sessions.routing import Route, Score, find_replacement, find_route, unscored
 from node import api
 from protocols.errors import NoRoute, Unavailable, UserError
 from protocols.ids import ModelDigest, PeerId, SessionId
@@ -33,6 +33,10 @@ class Models(Protocol):
 
     async def text_of(self, model: ModelDigest, holders: tuple[PeerId, ...]) -> Text: ...
     async def config_of(self, model: ModelDigest, from_peers: tuple[PeerId, ...]) -> bytes: ...
+
+
+Adopt = Callable[[Claim, ModelConfig], Claim | None]
+"""What this node would claim in place of a claim whose holder is lost, if it has room for that range."""
 
 
 @dataclass(slots=True)
@@ -71,7 +75,11 @@ class Generation:
         clock: Clock,
         randomness: Randomness,
         name_of: Callable[[PeerId], str],
+        adopt: Adopt | None = None,
+        score: Score = unscored,
     ) -> None:
+        self._adopt = adopt
+        self._score = score
         self.running: dict[SessionId, Running] = {}
         self._ended = trio.Event()
         self._is_draining = False
@@ -90,11 +98,12 @@ class Generation:
         note = self._claims.lookup(request.model)
         claims = self._claims.claims(note.digest)
         text = await self._models.text_of(note.digest, tuple(claim.holder for claim in claims))
-        order = await self._order(request, note, text)
+        config = await self._config(note)
+        order = self._order(request, note, text, config)
         # What follows does not wait, so that neither a drain nor a lost claim comes in between.
         if self._is_draining:
             raise Unavailable("the node is going down: ask another, or start it again with 'weft up'.")
-        route = self._route(note, self._claims.claims(note.digest))
+        route = self._route(note, self._claims.claims(note.digest), config)
         running = Running(
             order.session, note, self._stages(route.stages), route.stages, len(order.prompt), began_s
         )
@@ -102,7 +111,12 @@ class Generation:
         self.running[order.session] = running
         try:
             async with (
-                self._entry.generate(order, route.stages, self._replacer(route.stages)) as events,
+                self._entry.generate(
+                    order,
+                    route.stages,
+                    self._replacer(route.stages),
+                    self._last_resort(route.stages, config),
+                ) as events,
                 aclosing(self._events(running, completion, events)) as told,
             ):
                 yield told
@@ -118,9 +132,10 @@ class Generation:
         while self.running:
             await self._ended.wait()
 
-    async def _order(self, request: api.GenerateRequest, note: ModelNote, text: Text) -> e.Order:
+    def _order(
+        self, request: api.GenerateRequest, note: ModelNote, text: Text, config: ModelConfig
+    ) -> e.Order:
         prompt = self._prompt(request, text)
-        config = await self._config(note)
         room = config.context - len(prompt)
         if room < 1:
             raise UserError(
@@ -151,10 +166,13 @@ class Generation:
         holders = tuple(claim.holder for claim in self._claims.claims(note.digest))
         return parse_config(await self._models.config_of(note.digest, holders))
 
-    def _route(self, note: ModelNote, claims: Sequence[Claim]) -> Route:
+    def _route(self, note: ModelNote, claims: Sequence[Claim], config: ModelConfig) -> Route:
         try:
-            return find_route(claims, note.digest, note.layers, self._own)
+            return find_route(claims, note.digest, note.layers, self._own, score=self._score)
         except NoRoute as error:
+            with suppress(NoRoute):
+                adopted = self._adopted(note.digest, claims, config)
+                return find_route((*claims, *adopted), note.digest, note.layers, self._own, score=self._score)
             raise NoRoute(
                 f"{error}: start the nodes that held them ('weft status' lists members), or offer the model again."
             ) from error
@@ -170,11 +188,31 @@ class Generation:
         def replace(layers: LayerRange, excluded: frozenset[PeerId]) -> PeerId | None:
             lost = lost_claims[layers]
             try:
-                return find_replacement(self._claims.claims(lost.model), lost, excluded).holder
+                return find_replacement(self._claims.claims(lost.model), lost, excluded, self._score).holder
             except NoRoute:
                 return None
 
         return replace
+
+    def _adopted(self, model: ModelDigest, claims: Sequence[Claim], config: ModelConfig) -> list[Claim]:
+        """What this node would serve itself, of what only peers that are down held."""
+        if self._adopt is None:
+            return []
+        live = {(claim.range, claim.dtype) for claim in claims}
+        lost = {(claim.range, claim.dtype): claim for claim in self._claims.lost(model)}
+        offered = (self._adopt(claim, config) for key, claim in lost.items() if key not in live)
+        return [claim for claim in offered if claim is not None]
+
+    def _last_resort(self, route: Sequence[Claim], config: ModelConfig) -> e.Replace:
+        """This node itself, for a range that nobody else holds any more."""
+        lost_claims = {claim.range: claim for claim in route}
+
+        def adopt(layers: LayerRange, excluded: frozenset[PeerId]) -> PeerId | None:
+            if self._adopt is None or self._own in excluded:
+                return None
+            return self._own if self._adopt(lost_claims[layers], config) else None
+
+        return adopt
 
     async def _events(
         self, running: Running, completion: Completion, events: AsyncIterator[SessionEvent]

@@ -7,6 +7,7 @@ serves them again; a folder that has gone or changed meanwhile is passed over, b
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -19,7 +20,7 @@ from inference.model.folder import ModelFolder, open_model_folder
 from inference.model.text import Text
 from inference.model.tiny import MODEL_DIR
 from mesh.rpc import accepting
-from mesh.state.files import Offload
+from mesh.state.files import Offload, free_disk_bytes
 from mesh.state.serving import WeightServer
 from mesh.state.store import WeightStore
 from mesh.state.transfer import WeightFetcher
@@ -30,6 +31,7 @@ from protocols.seams import Disk, Network, TensorFile
 from protocols.weights import WEIGHTS_CODEC
 
 FOLDERS_FILE: Final = "folders.json"
+WARM_PIECE_BYTES: Final = 8 * limits.MIB
 EMBEDDED: Final = "weft-tiny"
 Progress = Callable[[int, int], None]
 
@@ -49,7 +51,8 @@ class Library:
     ) -> None:
         self._disk = disk
         self._offload = offload
-        self._store = WeightStore(str(root))
+        self._root = str(root)
+        self._store = WeightStore(self._root)
         self._fetcher = WeightFetcher(network, network_id, self._store, offload)
         self._folders: dict[ModelDigest, ModelFolder] = {}
         self._texts: dict[ModelDigest, Text] = {}
@@ -119,6 +122,24 @@ class Library:
             return self._folders[model].tensor_files(tensor_names)
         await self._fetcher.fetch_tensors(model, tensor_names, from_peers, on_progress)
         return await self._offload(lambda: self._store.tensor_files(model, tensor_names))
+
+    async def free_disk_bytes(self) -> int | None:
+        return await self._offload(partial(free_disk_bytes, self._root))
+
+    async def warm(self, model: ModelDigest, tensor_names: tuple[str, ...], on_progress: Progress) -> None:
+        """In pieces, so that nothing of it stays in this process: the page cache is what has to have it."""
+        source = self._folders.get(model)
+        manifest = source.stated if source else await self._offload(lambda: self._store.stated(model))
+        if manifest is None:
+            raise LocalFault(f"the manifest of model {shortened(model)} is not in the store")
+        wanted = {entry.sha256: entry for entry in manifest.tensors if entry.name in set(tensor_names)}
+        blobs = [blob for sha256 in wanted if (blob := (source or self._store).blob(model, sha256))]
+        done_bytes, total_bytes = 0, sum(blob.size_bytes for blob in blobs)
+        for blob in blobs:
+            for offset in range(0, blob.size_bytes, WARM_PIECE_BYTES):
+                piece = await self._offload(partial(blob.read, offset, WARM_PIECE_BYTES))
+                done_bytes += len(piece)
+                on_progress(done_bytes, total_bytes)
 
     # Words -----------------------------------------------------------------------------------------------------------
 

@@ -1,10 +1,10 @@
 """One daemon process, from its lock to its exit code.
 
-    lock home -> bind control socket and HTTP port -> answer "starting" -> import node.daemon -> open it -> serve HTTP, "ready"
+    lock home -> bind control socket and HTTP port -> answer "starting" -> import node.opening -> open it -> serve HTTP, "ready"
     first SIGTERM, SIGINT or `weft down`: drain at most limits.DRAIN_S, take the node down, exit 0; a second signal: at once
 
-The rule of the file: this is where environment, signals and sockets of the process come in; `node.daemon` has none of them.
-torch and libp2p are imported only by `node.daemon`, in a thread, so that `weft status` is answered meanwhile.
+The rule of the file: this is where environment, signals and sockets of the process come in; `node.opening` has none of them.
+torch and libp2p are imported only by `node.opening`, in a thread, so that `weft status` is answered meanwhile.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ Announce = Callable[[dict[str, Any]], None]
 
 
 class DaemonModule(Protocol):
-    """What `node.daemon` offers."""
+    """What `node.opening` offers."""
 
     def open_daemon(self, config: Config, folders: Folders) -> AbstractAsyncContextManager[NodeApi]:
         """A node that is up while the context is open. Raises `WeftError` kinds."""
 
 
-def serve(config: Config, folders: Folders, announce: Announce, daemon: str = "node.daemon") -> ExitCode:
+def serve(config: Config, folders: Folders, announce: Announce, daemon: str = "node.opening") -> ExitCode:
     """Run until told to end. Raises `UserError` for a second daemon, a port taken and the like, and what the node raised."""
     folders.make()
     with (

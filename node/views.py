@@ -79,6 +79,7 @@ class View:
                 holding.claim.numerics,
                 holding.claim.numerics_class,
                 self._open_on(holding),
+                holding.claim.kind.value,
             )
             for holding in self.placement.own_shards()
         )
@@ -105,7 +106,13 @@ class View:
             local=self.library.has_folder(note.digest),
             ready=_covers(claims, note.layers),
             ranges=tuple(
-                api.HeldRange(str(claim.range), claim.holder, self.name_of(claim.holder), claim.standby)
+                api.HeldRange(
+                    str(claim.range),
+                    claim.holder,
+                    self.name_of(claim.holder),
+                    claim.standby,
+                    claim.kind.value,
+                )
                 for claim in sorted(claims, key=lambda claim: (claim.range, claim.standby, claim.holder))
             ),
         )

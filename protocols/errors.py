@@ -6,7 +6,9 @@ WeftError
 │   ├── Malformed        bytes that do not decode, or messages out of order
 │   ├── Oversized        more than the limit of that protocol
 │   ├── Unauthenticated  not who it says, or not a member
-│   └── Dishonest        well-formed but untrue, such as a tensor with another hash
+│   ├── Dishonest        well-formed but untrue, such as a tensor with another hash
+│   ├── Stale            true once: expired, or older than what is known; no reason to blame who handed it on
+│   └── Premature        from a clock that is ahead
 ├── Unavailable      nobody's fault: retry elsewhere or later
 │   ├── NoRoute          no peer, range or standby is left for it
 │   ├── Overloaded       a quota is used up
@@ -53,6 +55,14 @@ class Unauthenticated(RemoteFault):
 
 class Dishonest(RemoteFault):
     """Well-formed and untrue."""
+
+
+class Stale(RemoteFault):
+    """True once: expired, or older than what is known already. Whoever hands it on need not know."""
+
+
+class Premature(RemoteFault):
+    """Dated so far ahead that a clock must be wrong, here or there; the message says by how much."""
 
 
 class Unavailable(WeftError):

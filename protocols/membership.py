@@ -1,8 +1,8 @@
-"""Joining, first form: invites, contacts and vouching.
+"""Joining and what members tell each other: invites, contacts, certificates, revocations.
 
 An invite is one string: `weft1.` and the unpadded base64url of a MessagePack array. Whoever holds it may join until it
-expires or its uses are spent. The inviter vouches for the joiner to all members; a member accepts exactly the ids that
-a member vouched for. (Certificates replace vouching in a later protocol minor.)
+expires or its uses are spent. It is answered with a chain of certificates (protocols/certificates.py), and that chain is
+what makes a member. What members are, where and alive they say over gossip (protocols/records.py, protocols/liveness.py).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ Address = Annotated[str, msgspec.Meta(max_length=256)]
 Addresses = Annotated[tuple[Address, ...], msgspec.Meta(max_length=limits.ADDRESSES_MAX)]
 PeerIdText = Annotated[PeerId, msgspec.Meta(pattern=r"^[1-9A-HJ-NP-Za-km-z]{40,64}\Z")]  # base58
 Key = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+ChainBytes = Annotated[bytes, msgspec.Meta(max_length=limits.CHAIN_BYTES_MAX)]
 Secret = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
 
 INVITE_PREFIX: Final = "weft1."
@@ -77,45 +78,46 @@ class JoinRequest(msgspec.Struct, frozen=True, array_like=True, tag="join"):
 
 
 class JoinAccepted(msgspec.Struct, frozen=True, array_like=True, tag="accepted"):
-    """Everybody the inviter knows, itself included."""
+    """Whom the inviter knows, itself included, and the encoded chain that makes the joiner a member."""
 
     members: Annotated[tuple[Contact, ...], msgspec.Meta(max_length=limits.MEMBERS_MAX)]
+    chain: ChainBytes = b""
 
 
 class JoinRefused(msgspec.Struct, frozen=True, array_like=True, tag="refused"):
-    """`reason` is one of: unknown, expired, spent, full."""
+    """`reason` is one of: unknown, expired, spent, full, revoked, powerless."""
 
     reason: Annotated[str, msgspec.Meta(max_length=256)]
 
 
-class Announce(msgspec.Struct, frozen=True, array_like=True, tag="announce"):
-    """The sender's own contact, told on every new connection and when its addresses change."""
+class Revoked(msgspec.Struct, frozen=True, array_like=True, tag="revoked"):
+    """An encoded list of revocations, of whatever issuer."""
 
-    contact: Contact
-
-
-class Vouch(msgspec.Struct, frozen=True, array_like=True, tag="vouch"):
-    """The sender, a member, has admitted these."""
-
-    contacts: Annotated[tuple[Contact, ...], msgspec.Meta(max_length=limits.MEMBERS_MAX)]
+    revocations: Annotated[bytes, msgspec.Meta(max_length=limits.REVOCATIONS_BYTES_MAX)]
 
 
-class Leaving(msgspec.Struct, frozen=True, array_like=True, tag="leaving"):
-    """The sender goes down on purpose."""
+class Renew(msgspec.Struct, frozen=True, array_like=True, tag="renew"):
+    """The sender asks for a new certificate below the receiver's; answered by `Renewed` on the same stream."""
 
 
-class Ping(msgspec.Struct, frozen=True, array_like=True, tag="ping"):
-    nonce: int
+class Renewed(msgspec.Struct, frozen=True, array_like=True, tag="renewed"):
+    """No chain: the receiver may not."""
+
+    chain: ChainBytes = b""
 
 
-class Pong(msgspec.Struct, frozen=True, array_like=True, tag="pong"):
-    nonce: int
+class WhereIs(msgspec.Struct, frozen=True, array_like=True, tag="where is"):
+    """The sender can't reach a member with what it knows of it; answered by `Whereabouts` on the same stream."""
+
+    peer: PeerIdText
+
+
+class Whereabouts(msgspec.Struct, frozen=True, array_like=True, tag="whereabouts"):
+    contact: Contact | None = None
 
 
 JoinMessage = JoinRequest | JoinAccepted | JoinRefused
-MembersMessage = Announce | Vouch | Leaving
-PingMessage = Ping | Pong
+MembersMessage = Revoked | Renew | Renewed | WhereIs | Whereabouts
 
 JOIN_CODEC: Final[Codec[JoinMessage]] = Codec(JoinMessage)
 MEMBERS_CODEC: Final[Codec[MembersMessage]] = Codec(MembersMessage)
-PING_CODEC: Final[Codec[PingMessage]] = Codec(PingMessage)

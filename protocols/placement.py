@@ -15,6 +15,7 @@ the highest (term, proposer) it has granted per model and declines lower ones.
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated, Final
 
 import msgspec
@@ -45,6 +46,14 @@ class LayerRange(msgspec.Struct, frozen=True, array_like=True, order=True):
         return self.end - self.start
 
 
+class StandbyKind(StrEnum):
+    """MAPPED: weights on disk, packed when it has to serve. HOT: loaded. COLD: nothing is there beforehand."""
+
+    MAPPED = "mapped"
+    HOT = "hot"
+    COLD = "cold"
+
+
 class LayerShape(msgspec.Struct, frozen=True, array_like=True):
     """Enough of a model's configuration to time one of its layers."""
 
@@ -62,16 +71,28 @@ class Survey(msgspec.Struct, frozen=True, array_like=True, tag="survey"):
 
 
 class Capacity(msgspec.Struct, frozen=True, array_like=True, tag="capacity"):
-    """`layer_ms` is one measured decode step of one such layer; `layers_max` 0 means no cap by the operator."""
+    """`layer_ms` is one measured decode step of one such layer; `layers_max` 0 means no cap by the operator.
+
+    Of the model that was asked about: `held` are the ranges that are loaded, `held_bytes` the memory promised to them, and
+    `held_layers` the layers of all its ranges, mapped ones included. None of it counts as free. `disk_free_bytes` is where
+    weights are kept; null: unknown.
+    """
 
     layer_ms: Ms
     free_bytes: Count
     layers_max: Count = 0
     has_weights: bool = False
+    held: Annotated[tuple[LayerRange, ...], msgspec.Meta(max_length=limits.STAGES_MAX)] = ()
+    held_bytes: Count = 0
+    held_layers: Count = 0
+    disk_free_bytes: Count | None = None
 
 
 class Offer(msgspec.Struct, frozen=True, array_like=True, tag="offer"):
-    """Hold this range of this model. `weights_from` serve its manifest and tensors; `bytes_needed` includes KV."""
+    """Hold this range of this model. `weights_from` serve its manifest and tensors; `bytes_needed` includes KV.
+
+    `kind` says how a standby is to hold it; a mapped one needs the bytes only once it is promoted.
+    """
 
     term: Count
     proposer: PeerIdText
@@ -83,6 +104,7 @@ class Offer(msgspec.Struct, frozen=True, array_like=True, tag="offer"):
     bytes_needed: Count
     lease_s: Annotated[float, msgspec.Meta(gt=0, le=3600)]
     weights_from: Annotated[tuple[PeerIdText, ...], msgspec.Meta(min_length=1, max_length=16)]
+    kind: StandbyKind = StandbyKind.HOT
 
 
 class Granted(msgspec.Struct, frozen=True, array_like=True, tag="granted"):
@@ -90,15 +112,19 @@ class Granted(msgspec.Struct, frozen=True, array_like=True, tag="granted"):
 
 
 class Declined(msgspec.Struct, frozen=True, array_like=True, tag="declined"):
-    """`layers_max` > 0 tells how many layers it would hold instead; `term` the highest it knows."""
+    """`layers_max` > 0 tells how many layers it would hold instead; `term` the highest it knows.
+
+    `rival` has a plan of the same model under way there, under `term`.
+    """
 
     reason: Reason
     term: Count = 0
     layers_max: Count = 0
+    rival: PeerIdText | None = None
 
 
 class LoadProgress(msgspec.Struct, frozen=True, array_like=True, tag="progress"):
-    """`phase` is 'fetching' or 'loading'."""
+    """`phase` is 'fetching', 'mapping' or 'loading'."""
 
     phase: Annotated[str, msgspec.Meta(max_length=16)]
     done_bytes: Count
@@ -106,7 +132,11 @@ class LoadProgress(msgspec.Struct, frozen=True, array_like=True, tag="progress")
 
 
 class Claim(msgspec.Struct, frozen=True, array_like=True, tag="claim"):
-    """`holder` really holds and serves this. `numerics_class` names the arithmetic: equal classes give equal bits."""
+    """`holder` really holds and serves this. `numerics_class` names the arithmetic: equal classes give equal bits.
+
+    `kind` of a standby is how it is held: a mapped one is loaded when a session opens it, and its class may be unknown (empty)
+    until then. What is not a standby is always hot.
+    """
 
     holder: PeerIdText
     model: Digest
@@ -118,6 +148,7 @@ class Claim(msgspec.Struct, frozen=True, array_like=True, tag="claim"):
     layer_ms: Ms
     term: Count
     version: Count = 0
+    kind: StandbyKind = StandbyKind.HOT
 
 
 class Claims(msgspec.Struct, frozen=True, array_like=True, tag="claims"):
@@ -145,11 +176,15 @@ class LoadFailed(msgspec.Struct, frozen=True, array_like=True, tag="failed"):
 
 
 class Release(msgspec.Struct, frozen=True, array_like=True, tag="release"):
-    """Let go of a range granted under this term; idempotent."""
+    """Let go of a range granted under this term or a lower one; idempotent.
+
+    `exact`: of this very grant, because the plan failed. What was held before it, or is in another plan as well, stays.
+    """
 
     term: Count
     model: Digest
     range: LayerRange
+    exact: bool = False
 
 
 PlacementMessage = (

@@ -47,6 +47,12 @@ class Stream(Protocol):
     @property
     def peer(self) -> PeerId: ...
     async def send(self, data: bytes | bytearray | memoryview) -> None: ...
+    def send_nowait(self, data: bytes | bytearray | memoryview) -> bool:
+        """Take all of it without waiting, or nothing: True if it was taken and will be sent whole, as if `send` had returned.
+
+        Not while a `send` is under way.
+        """
+
     async def receive(self, max_bytes: int = 65_536) -> bytes: ...
     async def close(self) -> None:
         """Nothing more will be sent; what was sent arrives. Idempotent, never raises."""
@@ -60,7 +66,7 @@ StreamHandler = Callable[[Stream], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class PeerUp:
-    """The first connection on that plane was made."""
+    """The first connection to a member on that plane was made."""
 
     peer: PeerId
     plane: Plane
@@ -79,23 +85,42 @@ PeerEvent = PeerUp | PeerDown
 
 @dataclass(frozen=True, slots=True)
 class ConnectionInfo:
-    """`security` is the protocol id that the connection negotiated; `dialled` on the side that dialled it."""
+    """`security` is the protocol id that the connection negotiated; `dialled` on the side that dialled it, at `address` as
+    the peer's contact names it, which is known once `connect` has returned.
+
+    Strangers have connections and make no events.
+    """
 
     peer: PeerId
     plane: Plane
     security: str
     dialled: bool
+    is_member: bool = True
+    address: str = ""
+
+
+class Door(Protocol):
+    """What this node shows of its membership in a handshake, and what it makes of what others show."""
+
+    def show(self) -> bytes:
+        """At most `SHOWN_BYTES_MAX`, for peers that have proved who they are; nothing if there is nothing to show."""
+
+    def judge(self, peer: PeerId, shown: bytes) -> bool:
+        """Whether `peer`, which showed that, is a member; False for a stranger that may come in and ask to become one.
+
+        Raises `Unauthenticated` for whoever may not connect, in a sentence that the peer is told.
+        """
 
 
 class Network(Protocol):
-    """The only door to other machines. Opening a stream to oneself reaches one's own handler."""
+    """The only way to other machines. Opening a stream to oneself reaches one's own handler."""
 
     @property
     def peer(self) -> PeerId: ...
 
     @property
     def static(self) -> bytes:
-        """The X25519 public key that diallers must know."""
+        """The X25519 public key that diallers must know; the one that it replaced is good as well."""
 
     def addresses(self, plane: Plane) -> tuple[str, ...]:
         """Where this node listens, as multiaddrs without the /p2p part."""
@@ -103,11 +128,9 @@ class Network(Protocol):
     def learn(self, contact: Contact) -> None:
         """Remember how to dial a peer; replaces what was known."""
 
-    def admit(self, members: frozenset[PeerId]) -> None:
-        """From now on exactly these are members: connections of others end, unless strangers are welcome."""
-
-    def welcome_strangers(self, welcome: bool) -> None:
-        """Whether peers that are not members may connect on the control plane, for the stream kinds open to them."""
+    def guard(self, door: Door) -> None:
+        """From now on `door` decides who may connect, about the connections that there are as well: whom it no longer lets
+        in is disconnected. To be called again whenever its mind has changed. Before the first call nobody gets in."""
 
     def handle(self, kind: StreamKind, handler: StreamHandler) -> None:
         """Call `handler` with every inbound stream of that kind, each in its own task.
@@ -117,7 +140,7 @@ class Network(Protocol):
         """
 
     async def connect(self, peer: PeerId, plane: Plane) -> None:
-        """Make sure of a connection, dialling the addresses one by one. Raises `Unavailable` or `Unauthenticated`."""
+        """Make sure of a connection, dialling one address after another. Raises `Unavailable` or `Unauthenticated`."""
 
     async def disconnect(self, peer: PeerId) -> None:
         """Close all connections to a peer, such as a silent one."""
@@ -132,6 +155,30 @@ class Network(Protocol):
 
     def run(self) -> AbstractAsyncContextManager[None]:
         """Listen and serve while the context is open; addresses are known inside it."""
+
+
+# Foreign peers -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignPing:
+    """What a foreign peer says it is, empty if it does not tell, and how long it took to answer each time."""
+
+    peer: PeerId
+    agent: str
+    rtts_ms: tuple[float, ...]
+
+
+class ForeignPeers(Protocol):
+    """libp2p of other kinds, which is no member and speaks nothing of weft but an echo."""
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Where this node listens for them, as multiaddrs with its peer id."""
+
+    async def ping(self, address: str, count: int) -> ForeignPing:
+        """Ask the peer that the multiaddr `address` ends in. Raises `UserError` for what is no such address,
+        `RemoteFault` for a peer that lies, and `Unavailable`."""
 
 
 # Disk ----------------------------------------------------------------------------------------------------------------
@@ -210,6 +257,13 @@ class StepResult:
     step_ms: float
 
 
+class Stepping(Protocol):
+    """A step that was asked for; whoever gives it up need not say so."""
+
+    async def result(self) -> StepResult:
+        """Once at most. Raises what `ShardWorker.step` raises."""
+
+
 class ShardWorker(Protocol):
     """The torch process of this node, which holds any number of shards. Every call raises `WorkerDied` if it ends."""
 
@@ -223,6 +277,9 @@ class ShardWorker(Protocol):
     def free_bytes(self) -> int:
         """Memory that may still be granted."""
 
+    def waiting(self) -> int:
+        """Requests that wait for one before them."""
+
     async def load(self, spec: ShardSpec, on_progress: Callable[[int, int], None]) -> ShardLoaded:
         """`on_progress(done_bytes, total_bytes)`. Raises `UserError` or `LocalFault` if the files are not what they should be."""
 
@@ -234,6 +291,9 @@ class ShardWorker(Protocol):
     async def step(self, shard: ShardId, frame: Frame) -> StepResult:
         """Truncate the cache of (frame's session, frame's stage) to `truncate_to`, which must equal `position`, and
         compute the frame's rows. Raises `Malformed` if they do not follow on from the cache."""
+
+    def start_step(self, shard: ShardId, frame: Frame) -> Stepping:
+        """As `step`, without waiting for the result; requests that follow come behind it. Raises `Unavailable`."""
 
     async def close_cache(self, shard: ShardId, session: SessionId, stage: int) -> None:
         """Idempotent."""

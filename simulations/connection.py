@@ -38,7 +38,10 @@ Accept = Callable[["End", StreamKind, VirtualStream], Unavailable | None]
 
 @dataclass(eq=False, slots=True)
 class End:
-    """What one network holds of a connection. `wire` leads to the other side, `inbound` from it."""
+    """What one network holds of a connection. `wire` leads to the other side, `inbound` from it.
+
+    `shown` is what the other side showed in the handshake, and `is_member` what that made of it.
+    """
 
     peer: PeerId
     plane: Plane
@@ -47,6 +50,9 @@ class End:
     inbound: Wire
     accept: Accept
     on_stopped: Callable[[End], None]
+    shown: bytes = b""
+    is_member: bool = False
+    address: str = ""  # where it was dialled
     is_up: bool = True
     _streams: dict[VirtualStream, None] = field(default_factory=dict)
     _openings: dict[Opening, None] = field(default_factory=dict)

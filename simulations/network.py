@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Final
@@ -22,6 +22,7 @@ from typing import Final
 import trio
 
 from mesh.feed import Feed, Subscription
+from mesh.host.admission import Admission, may_open
 from mesh.host.guard import Guard
 from mesh.host.loopback import loopback_pair
 from mesh.rpc import deadline
@@ -29,7 +30,7 @@ from protocols import limits
 from protocols.errors import Disconnected, NoRoute, RemoteFault, Unauthenticated, Unavailable
 from protocols.ids import NetworkId, PeerId
 from protocols.membership import Contact
-from protocols.seams import ConnectionInfo, PeerDown, PeerEvent, PeerUp, Stream, StreamHandler
+from protocols.seams import ConnectionInfo, Door, PeerDown, PeerEvent, PeerUp, Stream, StreamHandler
 from protocols.streams import Plane, StreamKind
 from simulations.connection import SECURITY, End, unhandled
 from simulations.stream import VirtualStream
@@ -47,10 +48,18 @@ class VirtualWorld:
         self._made = 0
         self._ports = 0
 
-    def network(self, peer: PeerId | None = None, network_id: NetworkId = NETWORK_ID) -> VirtualNetwork:
-        """A network that is not running yet, of a new peer or, after a restart, of a known one."""
+    def network(
+        self,
+        peer: PeerId | None = None,
+        network_id: NetworkId = NETWORK_ID,
+        statics: Callable[[], tuple[bytes, ...]] | None = None,
+    ) -> VirtualNetwork:
+        """A network that is not running yet, of a new peer or, after a restart, of a known one.
+
+        `statics` gives the public Noise keys that are good, the newest first; by default there is one for ever.
+        """
         self._made += 1
-        return VirtualNetwork(self, peer or peer_id(self._made), network_id)
+        return VirtualNetwork(self, peer or peer_id(self._made), network_id, statics)
 
     def cut(self, one: PeerId, two: PeerId) -> None:
         """Nothing gets through between two peers, and neither is told."""
@@ -87,19 +96,27 @@ def peer_id(number: int) -> PeerId:
 class VirtualNetwork:
     """Implements `protocols.seams.Network`."""
 
-    def __init__(self, world: VirtualWorld, peer: PeerId, network_id: NetworkId) -> None:
+    def __init__(
+        self,
+        world: VirtualWorld,
+        peer: PeerId,
+        network_id: NetworkId,
+        statics: Callable[[], tuple[bytes, ...]] | None = None,
+    ) -> None:
+        only = hashlib.sha256(f"static of {peer}".encode()).digest()
+        self._statics = statics or (lambda: (only,))
         self._guard = Guard()
+        self._admission = Admission()
         self._world = world
         self._peer = peer
         self._network_id = network_id
         self._nursery: trio.Nursery | None = None
         self._addresses: dict[Plane, str] = {}
         self._contacts: dict[PeerId, Contact] = {}
-        self._members: frozenset[PeerId] = frozenset()
-        self._is_welcoming = False
         self._handlers: dict[StreamKind, StreamHandler] = {}
         self._ends: dict[tuple[PeerId, Plane], list[End]] = {}
         self._dialling: defaultdict[tuple[PeerId, Plane], trio.Lock] = defaultdict(trio.Lock)
+        self._up: set[tuple[PeerId, Plane]] = set()
         self._events: Feed[PeerEvent] = Feed()
 
     @property
@@ -113,7 +130,7 @@ class VirtualNetwork:
 
     @property
     def static(self) -> bytes:
-        return hashlib.sha256(f"static of {self._peer}".encode()).digest()
+        return self._statics()[0]
 
     def addresses(self, plane: Plane) -> tuple[str, ...]:
         return (self._addresses[plane],)
@@ -121,20 +138,17 @@ class VirtualNetwork:
     def learn(self, contact: Contact) -> None:
         self._contacts[contact.peer] = contact
 
-    def admit(self, members: frozenset[PeerId]) -> None:
-        self._members = members
-        self._evict()
-
-    def welcome_strangers(self, welcome: bool) -> None:
-        self._is_welcoming = welcome
-        self._evict()
+    def guard(self, door: Door) -> None:
+        self._admission.guard(door)
+        for end in self._all_ends():
+            self._judge(end)
 
     def handle(self, kind: StreamKind, handler: StreamHandler) -> None:
         self._handlers[kind] = handler
 
     def connections(self) -> Sequence[ConnectionInfo]:
         return [
-            ConnectionInfo(end.peer, end.plane, SECURITY, end.dialled)
+            ConnectionInfo(end.peer, end.plane, SECURITY, end.dialled, end.is_member, end.address)
             for ends in self._ends.values()
             for end in ends
         ]
@@ -176,12 +190,11 @@ class VirtualNetwork:
 
     async def _connected(self, peer: PeerId, plane: Plane) -> End:
         async with self._dialling[peer, plane]:
-            if ends := self._ends.get((peer, plane)):
-                return ends[0]
+            for end in self._ends.get((peer, plane), ()):
+                if end.is_member:
+                    return end
             if peer not in self._contacts:
                 raise NoRoute(f"no address of {peer} is known")
-            if peer not in self._members:
-                raise Unauthenticated(f"{peer} is not a member", peer)
             contact = self._contacts[peer]
             failure: Unavailable | RemoteFault = NoRoute(f"{peer} has no address on the {plane.value} plane")
             for address in contact.control if plane is Plane.CONTROL else contact.data:
@@ -196,19 +209,29 @@ class VirtualNetwork:
         links = self._world.links
         await links.cross(self._peer, contact.peer)
         there = self._world.listeners.get(address)
-        refusal = there is None or there.refuses(self._peer, plane, self._network_id)
+        if there is not None and there.is_unreadable(self._network_id, contact):
+            raise Disconnected(f"no handshake with {contact.peer} at {address}")
+        shown = self._admission.show()
+        refusal = there.refusal(self._peer, shown, plane, dialled=False) if there else None
         await links.cross(contact.peer, self._peer)
         if there is None or there is not self._world.listeners.get(address) or self._nursery is None:
             raise Disconnected(f"nobody listens at {address}")
-        if refusal or (there.peer, there.static) != (contact.peer, contact.static):
-            raise Unauthenticated(f"no handshake with {contact.peer} at {address}", contact.peer)
-        return self._join(there, plane)
+        if there.peer != contact.peer:
+            raise Unauthenticated(f"whoever answers at {address} is not {contact.peer}", contact.peer)
+        if refusal:
+            raise Unauthenticated(f"{there.peer} does not let this node in: {refusal}", there.peer)
+        refusal = self.refusal(there.peer, there.show(), plane, dialled=True)
+        if refusal:
+            raise Unauthenticated(f"{there.peer} is not let in: {refusal}", there.peer)
+        end = self._join(there, plane, shown)
+        end.address = address
+        return end
 
-    def _join(self, there: VirtualNetwork, plane: Plane) -> End:
+    def _join(self, there: VirtualNetwork, plane: Plane, shown: bytes) -> End:
         links = self._world.links
         out, back = Wire(links, self._peer, there.peer), Wire(links, there.peer, self._peer)
-        near = End(there.peer, plane, True, out, back, self._accept, self._forget)
-        far = End(self._peer, plane, False, back, out, there._accept, there._forget)
+        near = End(there.peer, plane, True, out, back, self._accept, self._forget, there.show())
+        far = End(self._peer, plane, False, back, out, there._accept, there._forget, shown)
         near.join(far)
         out.post(partial(there._hold, far))
         there._start(out)
@@ -216,12 +239,24 @@ class VirtualNetwork:
         self._hold(near)
         return near
 
-    def refuses(self, dialler: PeerId, plane: Plane, network_id: NetworkId) -> bool:
-        """What the handshake would find: another network, or no member where strangers are not welcome."""
-        return network_id != self._network_id or not self._may_connect(dialler, plane)
+    def show(self) -> bytes:
+        """What it shows in a handshake."""
+        return self._admission.show()
 
-    def _may_connect(self, peer: PeerId, plane: Plane) -> bool:
-        return peer in self._members or (self._is_welcoming and plane is Plane.CONTROL)
+    def is_unreadable(self, network_id: NetworkId, contact: Contact) -> bool:
+        """Whether the first message of a handshake is of another network or for another key."""
+        return network_id != self._network_id or contact.static not in self._statics()
+
+    def refusal(self, peer: PeerId, shown: bytes, plane: Plane, *, dialled: bool) -> str | None:
+        """What the handshake would tell the other side, if it does not get in."""
+        try:
+            is_member = self._admission.judge(peer, shown, plane, dialled=dialled)
+        except Unauthenticated as error:
+            self._guard.faults[type(error).__name__] += 1
+            return str(error)
+        if is_member or sum(not end.is_member for end in self._all_ends()) < limits.STRANGERS_MAX:
+            return None
+        return "too many strangers are connected, try again in a while"
 
     def _start(self, wire: Wire) -> None:
         assert self._nursery is not None
@@ -230,19 +265,25 @@ class VirtualNetwork:
     def _hold(self, end: End) -> None:
         if not end.is_up:
             return
-        if not self._may_connect(end.peer, end.plane):
-            end.stop()
-            return
-        ends = self._ends.setdefault((end.peer, end.plane), [])
-        ends.append(end)
-        if len(ends) == 1:
-            self._events.tell(PeerUp(end.peer, end.plane))
-        if end.peer not in self._members and self._nursery:
+        self._ends.setdefault((end.peer, end.plane), []).append(end)
+        self._judge(end)
+        if end.is_up and not end.is_member and self._nursery:
             self._nursery.start_soon(self._end_stranger, end)
+
+    def _judge(self, end: End) -> None:
+        was_member = end.is_member
+        try:
+            end.is_member = self._admission.judge(end.peer, end.shown, end.plane, dialled=end.dialled)
+        except Unauthenticated:
+            end.is_member = False
+            end.stop()
+        if was_member and not end.is_member:
+            end.stop()  # it may come again as the stranger that it is now
+        self._tell(end.peer, end.plane)
 
     async def _end_stranger(self, end: End) -> None:
         await trio.sleep(limits.STRANGER_S)
-        if end.peer not in self._members:
+        if not end.is_member:
             end.stop()
 
     def _forget(self, end: End) -> None:
@@ -251,12 +292,16 @@ class VirtualNetwork:
             ends.remove(end)
             if not ends:
                 del self._ends[end.peer, end.plane]
-                self._events.tell(PeerDown(end.peer, end.plane))
+        self._tell(end.peer, end.plane)
 
-    def _evict(self) -> None:
-        for end in self._all_ends():
-            if not self._may_connect(end.peer, end.plane):
-                end.stop()
+    def _tell(self, peer: PeerId, plane: Plane) -> None:
+        is_up = any(end.is_member for end in self._ends.get((peer, plane), ()))
+        if is_up and (peer, plane) not in self._up:
+            self._up.add((peer, plane))
+            self._events.tell(PeerUp(peer, plane))
+        elif not is_up and (peer, plane) in self._up:
+            self._up.discard((peer, plane))
+            self._events.tell(PeerDown(peer, plane))
 
     def _all_ends(self) -> list[End]:
         return [end for ends in self._ends.values() for end in ends]
@@ -267,8 +312,6 @@ class VirtualNetwork:
         if peer == self._peer:
             return await self._open_to_oneself(kind)
         end = await self._connected(peer, kind.plane)
-        if peer not in self._members:
-            raise Unauthenticated(f"{peer} is not a member", peer)
         with deadline(limits.OPEN_STREAM_S, f"no stream {kind.name} to {peer}"):
             return await end.open_stream(kind)
 
@@ -281,8 +324,10 @@ class VirtualNetwork:
         return near
 
     def _accept(self, end: End, kind: StreamKind, stream: VirtualStream) -> Unavailable | None:
-        is_open_to = end.peer in self._members or (kind.for_strangers and self._is_welcoming)
-        if kind not in self._handlers or kind.plane is not end.plane or not is_open_to or not self._nursery:
+        if not may_open(kind, is_member=end.is_member):
+            self._guard.faults[Unauthenticated.__name__] += 1
+            return unhandled(kind)
+        if kind not in self._handlers or kind.plane is not end.plane or not self._nursery:
             return unhandled(kind)
         self._nursery.start_soon(self._guard.serve, kind.name, stream, self._handlers[kind])
         return None

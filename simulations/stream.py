@@ -50,6 +50,16 @@ class VirtualStream:
             rest = rest[size:]
         self._check_sendable()
 
+    def send_nowait(self, data: bytes | bytearray | memoryview) -> bool:
+        self._check_sendable()
+        whole = memoryview(data).cast("B")
+        if len(whole) > self._room_bytes:
+            return False
+        self._room_bytes -= len(whole)
+        for start in range(0, len(whole), SEGMENT_BYTES):
+            self._wire.post(partial(self.twin.arrive, bytes(whole[start : start + SEGMENT_BYTES])))
+        return True
+
     def _check_sendable(self) -> None:
         if self._failure or self._is_closed:
             raise Disconnected(self._failure or "this side of the stream is closed")

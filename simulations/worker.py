@@ -63,6 +63,18 @@ class _Shard:
         return self.range.layers * LAYER_BYTES + kv_bytes
 
 
+@dataclass(frozen=True, slots=True)
+class _Stepping:
+    """Computes when it is asked for its result, which whoever starts a step does without delay."""
+
+    worker: VirtualWorker
+    shard: ShardId
+    frame: Frame
+
+    async def result(self) -> StepResult:
+        return await self.worker.step(self.shard, self.frame)
+
+
 class VirtualWorker:
     """A `ShardWorker` for simulations. Computes one request at a time, in the order they came.
 
@@ -122,6 +134,9 @@ class VirtualWorker:
     def free_bytes(self) -> int:
         return self._memory_bytes - sum(shard.bytes_held for shard in self._shards.values())
 
+    def waiting(self) -> int:
+        return self._computing.statistics().tasks_waiting
+
     async def load(self, spec: ShardSpec, on_progress: Callable[[int, int], None]) -> ShardLoaded:
         total_bytes = spec.shard.range.layers * LAYER_BYTES
         for done in range(spec.shard.range.layers):
@@ -164,6 +179,10 @@ class VirtualWorker:
             token = draw(rows[-1], cache.spec.sampling or _GREEDY, header.position + header.rows)
         body = b"" if held.is_last else b"".join(_pack(row, header.dtype) for row in rows)
         return StepResult(body, token, step_ms)
+
+    def start_step(self, shard: ShardId, frame: Frame) -> _Stepping:
+        self._check_up()
+        return _Stepping(self, shard, frame)
 
     async def close_cache(self, shard: ShardId, session: SessionId, stage: int) -> None:
         await self._compute(0)

@@ -13,8 +13,13 @@ import signal
 import socket
 import sys
 import time
+from io import BufferedReader
+from typing import Final
 
 from inference.engine.worker_server import Connection, Engines, Server
+from protocols import limits
+
+READ_BYTES: Final = 64 * limits.KIB  # a decode row with its header in one system call
 
 
 def main(arguments: list[str]) -> None:
@@ -37,7 +42,8 @@ def prepare(threads: int) -> None:
 
 def serve(descriptor: int, engines: Engines) -> None:
     """Returns when the daemon has closed its end or is gone."""
-    with socket.socket(fileno=descriptor) as connection, connection.makefile("rb") as reader:
+    with socket.socket(fileno=descriptor) as connection, connection.makefile("rb", READ_BYTES) as reader:
+        assert isinstance(reader, BufferedReader)
         try:
             Server(Connection(reader, connection.sendall), engines, time.monotonic).run()
         except (BrokenPipeError, ConnectionResetError):

@@ -11,13 +11,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
 from typing import Protocol, TypeVar
 
 import structlog
 import trio
 
 from inference.engine.restarts import Restarts
-from inference.engine.worker_link import Connection, Progress, WorkerLink
+from inference.engine.worker_link import Call, Connection, Progress, WorkerLink
 from inference.engine.worker_wire import (
     Answer,
     CacheOpened,
@@ -58,6 +60,21 @@ class WorkerProcess(Protocol):
 
 Spawn = Callable[[], Awaitable[WorkerProcess]]
 """Raises `LocalFault` if the machine has no process to give."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Stepping:
+    """Implements `protocols.seams.Stepping`."""
+
+    link: WorkerLink
+    call: Call
+    advance: Callable[[], None]
+
+    async def result(self) -> StepResult:
+        answer, out = await self.link.answer(self.call)
+        stepped = _expected(answer, Stepped)
+        self.advance()
+        return StepResult(out, stepped.token, stepped.step_ms)
 
 
 class WorkerClient:
@@ -103,6 +120,9 @@ class WorkerClient:
     def free_bytes(self) -> int:
         return self._memory_bytes - sum(self._shard_bytes.values()) - sum(self._kv_bytes.values())
 
+    def waiting(self) -> int:
+        return max(0, self._link.unanswered - 1) if self._link is not None else 0
+
     async def load(self, spec: ShardSpec, on_progress: Progress) -> ShardLoaded:
         async with self._undone_by(UnloadShard(spec.shard)):
             loaded = (await self._ask(LoadShard(spec), Loaded, on_progress=on_progress)).loaded
@@ -122,20 +142,21 @@ class WorkerClient:
         self._layers_done[session, stage] = 0
 
     async def step(self, shard: ShardId, frame: Frame) -> StepResult:
+        return await self.start_step(shard, frame).result()
+
+    def start_step(self, shard: ShardId, frame: Frame) -> _Stepping:
         key = (frame.header.session, frame.header.stage)
         told = 0
 
-        def advance(done: int, total: int) -> None:
+        def advance(done: int, _total: int) -> None:
             nonlocal told
             if key in self._layers_done:
                 self._layers_done[key] += done - told
             told = done
 
-        request = Step(shard, frame.header, frame.tokens)
-        answer, out = await self._up().call(request, frame.body, advance)
-        stepped = _expected(answer, Stepped)
-        advance(shard.range.layers, shard.range.layers)
-        return StepResult(out, stepped.token, stepped.step_ms)
+        link = self._up()
+        call = link.post(Step(shard, frame.header, frame.tokens), frame.body, advance)
+        return _Stepping(link, call, partial(advance, shard.range.layers, shard.range.layers))
 
     async def close_cache(self, shard: ShardId, session: SessionId, stage: int) -> None:
         # Before the answer: the worker closes it whether or not somebody is left to hear so.

@@ -43,7 +43,9 @@ class Connection(Protocol):
     def close(self) -> None: ...
 
 
-class _Call:
+class Call:
+    """A request on its way; `WorkerLink.answer` gives what comes back."""
+
     __slots__ = ("answer", "answered", "on_progress", "out")
 
     def __init__(self, on_progress: Progress | None) -> None:
@@ -58,7 +60,7 @@ class WorkerLink:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._unanswered: deque[_Call] = deque()
+        self._unanswered: deque[Call] = deque()
         self._unsent: deque[memoryview] = deque()
         self._has_unsent = trio.Event()
         self._buffer = memoryview(bytearray(READ_BYTES))
@@ -67,13 +69,21 @@ class WorkerLink:
         self._starting = trio.CancelScope()
         self.ended = trio.Event()
 
+    @property
+    def unanswered(self) -> int:
+        """Requests that are under way or wait."""
+        return len(self._unanswered)
+
     # Calls -----------------------------------------------------------------------------------------------------------
 
     async def call(
         self, request: Request, body: Body = b"", on_progress: Progress | None = None
     ) -> tuple[Answer, bytearray]:
         """The answer with its body. Raises what the worker raised, or `WorkerDied`."""
-        call = self.post(request, body, on_progress)
+        return await self.answer(self.post(request, body, on_progress))
+
+    async def answer(self, call: Call) -> tuple[Answer, bytearray]:
+        """To a call that was posted; raises as `call` does."""
         try:
             await call.answered.wait()
         finally:
@@ -84,13 +94,13 @@ class WorkerLink:
             raise call.answer.as_error()
         return call.answer, call.out
 
-    def post(self, request: Request, body: Body = b"", on_progress: Progress | None = None) -> _Call:
+    def post(self, request: Request, body: Body = b"", on_progress: Progress | None = None) -> Call:
         """Send a request without waiting. Raises `WorkerDied`, or `Overloaded` if too many wait already."""
         if self.ended.is_set():
             raise WorkerDied("the worker process has ended")
         if len(self._unanswered) >= limits.WORKER_REQUESTS_MAX:
             raise Overloaded(f"{limits.WORKER_REQUESTS_MAX} requests wait for the worker")
-        call = _Call(on_progress)
+        call = Call(on_progress)
         self._unanswered.append(call)
         head = encode(request, len(body))
         if len(body) <= READ_BYTES:  # one copy is cheaper than a second system call

@@ -13,7 +13,7 @@ from typing import Final
 from protocols import limits
 from protocols.errors import Dishonest, Malformed, NotFound, UserError
 from protocols.ids import ModelDigest, PeerId, shortened
-from protocols.placement import Claim, Claims, ModelNote
+from protocols.placement import Claim, Claims, LayerRange, ModelNote
 
 PREFIX_DIGITS_MIN: Final = 4  # of a digest, to name a model by
 
@@ -24,6 +24,7 @@ class ClaimTable:
 
     _told: dict[PeerId, Claims] = field(default_factory=dict)
     _down: set[PeerId] = field(default_factory=set)
+    _terms: dict[ModelDigest, int] = field(default_factory=dict)  # of at most MODELS_MAX models
 
     def tell(self, holder: PeerId, told: Claims) -> bool:
         """Replace what `holder` told; True if that changed anything. Hearing from a peer means that it is up.
@@ -39,6 +40,7 @@ class ClaimTable:
         was_up, before = holder not in self._down, self._told.get(holder)
         self._told[holder] = told
         self._down.discard(holder)
+        self._note_terms(told.claims)
         return before != told or not was_up
 
     def down(self, peer: PeerId) -> None:
@@ -54,6 +56,34 @@ class ClaimTable:
         """All that live peers hold, of one model or of any, in a stable order."""
         found = [claim for told in self._live() for claim in told.claims if model in (None, claim.model)]
         return tuple(sorted(found, key=lambda claim: (claim.model, claim.range, claim.standby, claim.holder)))
+
+    def serving(self, model: ModelDigest, layers: LayerRange) -> tuple[Claim, ...]:
+        """Who of the live holds all of these layers in one range: primaries first, then by their range and holder."""
+        found = [
+            claim
+            for peer, told in self._told.items()
+            if peer not in self._down
+            for claim in told.claims
+            if claim.model == model and claim.range.start <= layers.start and claim.range.end >= layers.end
+        ]
+        return tuple(sorted(found, key=lambda claim: (claim.standby, claim.range, claim.holder)))
+
+    def lost(self, model: ModelDigest) -> tuple[Claim, ...]:
+        """What peers that are down held of it when they were last heard of."""
+        gone = (self._told[peer] for peer in sorted(self._down) if peer in self._told)
+        return tuple(claim for told in gone for claim in told.claims if claim.model == model)
+
+    def term_of(self, model: ModelDigest) -> int:
+        """The highest term ever heard of for that model, 0 if there was none: the next plan's has to be higher."""
+        return self._terms.get(model, 0)
+
+    def keepers(self, model: ModelDigest) -> tuple[PeerId, ...]:
+        """Live peers that keep its manifest and small files, and some or all of its tensors."""
+        return tuple(
+            peer
+            for peer in sorted(self._told)
+            if peer not in self._down and any(note.digest == model for note in self._told[peer].models)
+        )
 
     def models(self) -> tuple[ModelNote, ...]:
         """Every model that a live peer keeps, by name. Of several names for one digest the first told counts."""
@@ -84,6 +114,12 @@ class ClaimTable:
     def _live(self) -> Iterator[Claims]:
         # By peer id, so that answers do not depend on who told first.
         return (self._told[peer] for peer in sorted(self._told) if peer not in self._down)
+
+    def _note_terms(self, claims: Iterable[Claim]) -> None:
+        for claim in claims:
+            self._terms[claim.model] = max(claim.term, self._terms.pop(claim.model, 0))
+            if len(self._terms) > limits.MODELS_MAX:
+                del self._terms[next(iter(self._terms))]
 
     def _make_room(self, holder: PeerId) -> None:
         if holder in self._told or len(self._told) < limits.MEMBERS_MAX:

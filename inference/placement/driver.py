@@ -11,74 +11,48 @@ goes down is out of it in the same call.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 
-import structlog
 import trio
 
 from inference.model.config import ModelConfig
-from inference.placement.claims import ClaimTable, term_of
-from inference.placement.events import Event, Subject
+from inference.placement.board import ClaimBoard
+from inference.placement.claims import ClaimTable
+from inference.placement.events import Event
 from inference.placement.grants import GrantPolicy
 from inference.placement.holder import Drained, Holder
 from inference.placement.holdings import Holding, Weights
 from inference.placement.members import Members
-from inference.placement.negotiation import Negotiation
-from inference.placement.plan import ModelSize, Plan, measure_size
-from inference.placement.planner import make_plan
-from inference.placement.proposal import Proposal
-from inference.placement.surveying import ask_all
-from inference.placement.telling import Telling
-from inference.sessions.shard import HeldShard
-from mesh.members.membership import MemberDown, MemberUp
-from mesh.nursery import peer_nursery
+from inference.placement.plan import Goal, Plan
+from inference.placement.proposer import WEIGHTS_FROM_MAX, Proposer, Released, size_of
+from inference.placement.proposer import ModelToOffer as ModelToOffer
+from inference.placement.replacing import Outlook
+from inference.placement.telling import DirectBoard
+from inference.sessions.held import HeldShard
 from mesh.rpc import Channel, accepting, deadline
 from protocols import limits, streams
-from protocols.errors import Malformed, Overloaded, UserError
-from protocols.ids import ModelDigest, NetworkId, PeerId, shortened
+from protocols.errors import Malformed, UserError
+from protocols.ids import ModelDigest, NetworkId, PeerId
+from protocols.observations import Observe, unobserved
 from protocols.placement import (
     PLACEMENT_CODEC,
-    Capacity,
+    Claim,
     Claims,
     LayerRange,
     ModelNote,
     Offer,
     PlacementMessage,
     Release,
+    StandbyKind,
     Survey,
 )
 from protocols.seams import Disk, Network, ShardWorker
 from protocols.tensor import DType
 
-log = structlog.get_logger()
-
-WEIGHTS_FROM_MAX = 16  # as the wire bounds it
 Tell = Callable[[Event], None]
 
 
-@dataclass(frozen=True, slots=True)
-class ModelToOffer:
-    """A model whose weights this node can serve. `dtype` is f32 or bf16, `numerics` fast or exact."""
-
-    digest: ModelDigest
-    name: str
-    config: ModelConfig
-    dtype: str = "bf16"
-    numerics: str = "exact"
-
-    def size(self) -> ModelSize:
-        """With KV for one session of the model's context, or of `ROWS_RESERVED_MAX` rows if that is longer."""
-        return measure_size(
-            self.name,
-            self.config.layers,
-            lambda held: self.config.range_bytes(held, self.dtype),
-            lambda held: self.config.kv_bytes_per_row(held, self.dtype),
-            min(self.config.context, limits.ROWS_RESERVED_MAX),
-        )
-
-
 class Placement:
-    """Needs `run` to be ready before anything is offered."""
+    """Needs `run` to be ready before anything is offered. Without a `board` members tell each other directly."""
 
     def __init__(
         self,
@@ -89,15 +63,23 @@ class Placement:
         worker: ShardWorker,
         weights: Weights,
         policy: GrantPolicy = GrantPolicy(),  # noqa: B008  (frozen)
+        *,
+        board: ClaimBoard | None = None,
+        outlook: Outlook | None = None,
+        observe: Observe = unobserved,
     ) -> None:
         self.claims = ClaimTable()
         self._network = network
-        self._network_id = network_id
-        self._members = members
         self._holder = Holder(network.peer, worker, weights, disk, policy, self._holdings_changed)
-        self._telling = Telling(network, network_id, self._own_claims)
-        self._offering: set[ModelDigest] = set()
+        self._holder.elsewhere = self._is_served_elsewhere
+        self._direct = DirectBoard(network, network_id, members)
+        self._board: ClaimBoard = board or self._direct
+        self._board.listen(self._heard, self._down)
+        self._direct.listen(self._heard, self._down)
         self._table_changed = trio.Event()
+        self._proposer = Proposer(
+            network, network_id, members, self.claims, lambda: self._table_changed, outlook, observe
+        )
         network.handle(
             streams.PLACEMENT, accepting(streams.PLACEMENT, PLACEMENT_CODEC, network_id, self._serve)
         )
@@ -107,21 +89,35 @@ class Placement:
         async with trio.open_nursery() as nursery:
             await nursery.start(self._holder.run)
             self._holdings_changed()
-            nursery.start_soon(self._follow_members)
+            await nursery.start(lambda *, task_status: self._board.run(task_status=task_status))
+            nursery.start_soon(self._proposer.run)
             task_status.started()
 
     # What is held here -----------------------------------------------------------------------------------------------
 
     def own_shards(self) -> tuple[Holding, ...]:
+        """Mapped ones included."""
         return tuple(self._holder.holdings.values())
 
     def held(self, model: ModelDigest, layers: LayerRange) -> HeldShard | None:
         """The shard for exactly that range, if the worker has it now."""
         holding = self._holder.holdings.get((model, layers))
-        if holding is None:
+        if holding is None or not holding.is_loaded:
             return None
         dtype = DType.F32 if holding.claim.dtype == "f32" else DType.BF16
         return HeldShard(holding.shard, holding.config.hidden, dtype, holding.claim.numerics == "exact")
+
+    def can_load(self, model: ModelDigest, layers: LayerRange, entry: PeerId) -> bool:
+        """Whether `load` is worth waiting for: the range is mapped here, or a session of this very node adopts it."""
+        return self._holder.can_make_ready((model, layers), is_own_session=entry == self._network.peer)
+
+    async def load(self, model: ModelDigest, layers: LayerRange) -> None:
+        """The range is in the worker afterwards, and claimed. Raises `Unavailable` with the reason."""
+        await self._holder.make_ready((model, layers))
+
+    def load_work(self) -> int:
+        """Rises while this node fetches or loads anything."""
+        return self._holder.load_work
 
     def unload_after(self, drained: Drained) -> None:
         """Before a released shard is unloaded, wait for `drained(shard)`."""
@@ -137,57 +133,73 @@ class Placement:
         self._holder.keep()
         self._holdings_changed()
 
+    # What nobody holds any more --------------------------------------------------------------------------------------
+
+    def adoptable(self, lost: Claim, config: ModelConfig) -> Claim | None:
+        """What this node would claim in place of a lost claim, if it has room; from then on its own sessions may open it."""
+        size = size_of("", config, lost.dtype)
+        own = self._network.peer
+        keepers = tuple(peer for peer in self.claims.keepers(lost.model) if peer != own)
+        offer = Offer(
+            term=self.claims.term_of(lost.model) + 1,
+            proposer=own,
+            model=lost.model,
+            range=lost.range,
+            standby=True,
+            dtype=lost.dtype,
+            numerics=lost.numerics,
+            bytes_needed=size.bytes_of(lost.range),
+            lease_s=limits.LEASE_S_MAX,
+            weights_from=(own, *keepers)[:WEIGHTS_FROM_MAX],
+        )
+        if not self._holder.may_adopt(offer):
+            return None
+        return Claim(
+            own, lost.model, lost.range, True, lost.dtype, lost.numerics, "", lost.layer_ms, offer.term,
+            kind=StandbyKind.COLD,
+        )  # fmt: skip
+
+    def _is_served_elsewhere(self, own: Claim) -> bool:
+        """By a primary: a standby may count on this node in turn."""
+        return any(
+            (claim.range, claim.dtype) == (own.range, own.dtype)
+            and claim.holder != own.holder
+            and not claim.standby
+            for claim in self.claims.claims(own.model)
+        )
+
     # Proposing -------------------------------------------------------------------------------------------------------
 
-    async def offer(self, model: ModelToOffer, on_event: Tell, on: Collection[PeerId] = ()) -> Plan:
+    async def offer(
+        self,
+        model: ModelToOffer,
+        on_event: Tell,
+        on: Collection[PeerId] = (),
+        goal: Goal = Goal(),  # noqa: B008  (frozen)
+    ) -> Plan:
         """Divide the model over the mesh, or over the nodes `on`; returns when every range is claimed.
 
         Raises `UserError` with what is missing or who refused. Leaving early releases what was granted. `on_event` hears
         surveyed, unreachable, planned, granted, declined, progress, failed, lost, claimed and ready; it must not wait.
         """
-        if model.digest in self._offering:
-            raise UserError(f"{model.name} is being placed already: wait until that has ended.")
-        self._offering.add(model.digest)
-        try:
-            self.keep_note(ModelNote(model.digest, model.name, model.config.layers))
-            capacities = await self._survey(model, on_event, on)
-            before = self.claims.claims(model.digest)
-            others = [peer for peer, capacity in capacities.items() if capacity.has_weights]
-            own = self._network.peer
-            sources = (own, *(peer for peer in others if peer != own))[:WEIGHTS_FROM_MAX]
-            subject = Subject(model.digest, model.size(), model.dtype, model.numerics, sources)
-            proposal = Proposal(subject, own, capacities, term_of(before) + 1, before)
-            plan = await Negotiation(proposal, self._network, self._network_id, self._members, on_event).run()
-            await self._until_told(model.digest, plan)
-        finally:
-            self._offering.discard(model.digest)
-        on_event({"event": "ready", "model": model.digest, "name": model.name})
-        return plan
+        self.keep_note(ModelNote(model.digest, model.name, model.config.layers))
+        return await self._proposer.offer(model, on_event, on, goal)
 
-    async def plan_view(self, model: ModelToOffer, on: Collection[PeerId] = ()) -> Plan:
+    async def plan_view(
+        self,
+        model: ModelToOffer,
+        on: Collection[PeerId] = (),
+        goal: Goal = Goal(),  # noqa: B008  (frozen)
+    ) -> Plan:
         """Who would hold what if the model were offered now. Raises `UserError` if it would not fit."""
-        return make_plan(model.size(), await self._survey(model, _unheard, on), self._network.peer)
+        return await self._proposer.plan_view(model, on, goal)
 
-    async def _survey(
-        self, model: ModelToOffer, on_event: Tell, on: Collection[PeerId]
-    ) -> dict[PeerId, Capacity]:
-        """What everybody asked could hold; who does not answer is left out."""
-        up = [contact.peer for contact in self._members.members() if self._members.is_up(contact.peer)]
-        reachable = {self._network.peer, *up}
-        away = sorted(set(on) - reachable)
-        if away:
-            raise UserError(f"{', '.join(map(shortened, away))} is not up: 'weft status' lists the members.")
-        survey = Survey(model.digest, model.config.layer_shape(model.dtype))
-        return await ask_all(self._network, self._network_id, set(on) or reachable, survey, on_event)
+    async def withdraw(self, note: ModelNote, within_s: float = limits.DRAIN_S) -> tuple[Released, ...]:
+        """Nobody claims any of it afterwards; what became of each range. Idempotent.
 
-    async def _until_told(self, model: ModelDigest, plan: Plan) -> None:
-        """A claim reaches the proposer's negotiation before the table that routers read."""
-        wanted = {(each.peer, each.range, each.standby) for each in plan.assignments()}
-        with deadline(limits.REPLY_S, f"not every holder of {shortened(model)} told what it holds"):
-            while not wanted <= {
-                (claim.holder, claim.range, claim.standby) for claim in self.claims.claims(model)
-            }:
-                await self._table_changed.wait()
+        Memory is free once the sessions on a range have ended; those are waited for that long, and end in peace.
+        """
+        return await self._proposer.withdraw(note.digest, note.name, within_s)
 
     # Answering -------------------------------------------------------------------------------------------------------
 
@@ -202,23 +214,28 @@ class Placement:
             case Release():
                 await self._holder.release(message, channel.peer)
             case Claims():
-                if self.claims.tell(channel.peer, message):
-                    self._notify()
+                self._direct.took(channel.peer, message)
             case _:
                 raise Malformed(
                     f"a placement stream does not begin with {type(message).__name__}", channel.peer
                 )
 
-    # Telling ---------------------------------------------------------------------------------------------------------
+    # Claims ----------------------------------------------------------------------------------------------------------
 
-    def _own_claims(self) -> Claims:
-        return Claims(self._holder.claims(), tuple(self._holder.notes.values()))
+    def _heard(self, holder: PeerId, told: Claims) -> None:
+        if self.claims.tell(holder, told):
+            self._notify()
+
+    def _down(self, peer: PeerId) -> None:
+        self.claims.down(peer)
+        self._notify()
 
     def _holdings_changed(self) -> None:
         """Called in the same breath as the change itself, so that no route is made over what is gone."""
         self._adopt_names()
-        if self.claims.tell(self._network.peer, self._own_claims()):
-            self._telling.changed()
+        own = Claims(self._holder.claims(), tuple(self._holder.notes.values()))
+        if self.claims.tell(self._network.peer, own):
+            self._board.publish(own)
             self._notify()
 
     def _adopt_names(self) -> None:
@@ -233,47 +250,3 @@ class Placement:
     def _notify(self) -> None:
         self._table_changed.set()
         self._table_changed = trio.Event()
-
-    async def _follow_members(self) -> None:
-        while True:
-            try:
-                await self._follow_events()
-            except Overloaded:
-                log.warning("placement fell behind the events of members and starts over")
-                continue
-            return
-
-    async def _follow_events(self) -> None:
-        tasks: dict[PeerId, trio.CancelScope] = {}
-        with self._members.subscribe() as events:
-            async with peer_nursery() as nursery:
-                for contact in self._members.members():
-                    self._heard(contact.peer, tasks, nursery)
-                try:
-                    async for event in events:
-                        match event:
-                            case MemberUp(peer) | MemberDown(peer):
-                                self._heard(peer, tasks, nursery)
-                finally:
-                    nursery.cancel_scope.cancel()
-
-    def _heard(self, peer: PeerId, tasks: dict[PeerId, trio.CancelScope], nursery: trio.Nursery) -> None:
-        """Bring the table and the telling in line with whether the peer is up now."""
-        if peer == self._network.peer:
-            return
-        if peer in tasks:
-            tasks.pop(peer).cancel()  # told anew after every coming up
-        if self._members.is_up(peer):
-            tasks[peer] = trio.CancelScope()
-            nursery.start_soon(self._keep_told, peer, tasks[peer])
-        else:
-            self.claims.down(peer)
-        self._notify()
-
-    async def _keep_told(self, peer: PeerId, scope: trio.CancelScope) -> None:
-        with scope:
-            await self._telling.keep_told(peer)
-
-
-def _unheard(_event: Event) -> None:
-    """A plan that is only looked at has no audience."""

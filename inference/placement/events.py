@@ -82,6 +82,7 @@ def planned_event(plan: Plan) -> Event:
             "layers": str(planned.range),
             "primary": planned.primary,
             "standby": planned.standby,
+            "standbys": [{"peer": each.peer, "kind": each.kind.value} for each in planned.standbys],
             "bytes": planned.bytes_needed,
             "step_ms": round(planned.step_ms, 3),
             "reason": planned.reason,

@@ -4,15 +4,16 @@ A range is loaded while the proposer's stream is open: if that ends before the c
 the grant goes with it; if the proposer merely falls silent, the lease ends it. After the claim the range belongs to the mesh,
 not to the proposer.
 
-When the worker dies its claims are withdrawn in the same call, and its ranges are loaded again one by one.
+When the worker dies the claims of what it had are withdrawn in the same call, and its ranges are loaded again one by one. A
+mapped range outlives the worker; it is loaded when a session needs it, and what nobody holds any more may be adopted.
 """
 
 from __future__ import annotations
 
-from collections import Counter, deque
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+import msgspec
 import structlog
 import trio
 
@@ -24,23 +25,26 @@ from inference.placement.holdings import (
     Weights,
     decode_kept,
     encode_kept,
+    told_of,
 )
-from inference.placement.loading import Loader, Progress
+from inference.placement.loading import Loader
 from inference.placement.progress import ProgressReport
+from inference.placement.promotion import Key, Promotions
+from inference.placement.reloading import Reloading
 from mesh.nursery import peer_nursery
 from mesh.rpc import Channel
 from protocols import limits
 from protocols.errors import (
     LocalFault,
     Malformed,
+    Overloaded,
     RemoteFault,
     Unauthenticated,
     Unavailable,
     UserError,
     WeftError,
-    WorkerDied,
 )
-from protocols.ids import ModelDigest, PeerId, shortened
+from protocols.ids import ModelDigest, PeerId
 from protocols.placement import (
     Capacity,
     Claim,
@@ -58,11 +62,19 @@ from protocols.seams import Disk, ShardId, ShardWorker
 
 log = structlog.get_logger()
 
-RELOAD_WAIT_S: Final = 1.0  # after a failure, before the next range is tried
+GIVE_BACK_S: Final = 5.0  # between looks at what was loaded for want of its holder
 REASON_LENGTH_MAX: Final = 500
 
 Drained = Callable[[ShardId], Awaitable[None]]
 """Returns when no session uses the shard any more."""
+
+
+Elsewhere = Callable[[Claim], bool]
+"""Whether another node, whose range it is, serves what this claim is of."""
+
+
+def _nowhere(_: Claim) -> bool:
+    return False
 
 
 async def _at_once(_: ShardId) -> None:
@@ -89,29 +101,37 @@ class Holder:
         self.holdings: dict[tuple[ModelDigest, LayerRange], Holding] = {}
         self.notes: dict[ModelDigest, ModelNote] = {}
         self.drained: Drained = _at_once
+        self.elsewhere: Elsewhere = _nowhere
         self._stops: dict[Grant, trio.CancelScope] = {}
-        self._unloaded: deque[Grant] = deque()  # claimed ones that are to be loaded again
+        self._reloading = Reloading(self._load_again, self._give_up)
         self._outdated: list[Holding] = []  # replaced by the same range in another dtype
-        self._failures: Counter[Grant] = Counter()
-        self._wake = trio.Event()
-        self._deaths = 0
+        self._promotions = Promotions(self._make_ready)
+        self._adoptable: dict[Key, Offer] = {}
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Bring back what an earlier run held; then watch the worker. Raises `LocalFault` for a damaged file."""
         kept = decode_kept(self._disk.read(HOLDINGS_FILE))
         self.notes.update((note.digest, note) for note in kept.notes)
-        self._unloaded += map(self.grants.restore, kept.offers)
+        self._reloading.add(map(self.grants.restore, kept.offers))
         task_status.started()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch_worker)
-            nursery.start_soon(self._load_again)
+            nursery.start_soon(self._reloading.run)
+            nursery.start_soon(self._promotions.run)
+            nursery.start_soon(self._give_back)
 
     def claims(self) -> tuple[Claim, ...]:
-        return tuple(holding.claim for holding in self.holdings.values())
+        holdings = self.holdings.values()
+        return tuple(told_of(holding, holdings) for holding in holdings)
+
+    @property
+    def load_work(self) -> int:
+        """Rises while anything is fetched or loaded."""
+        return self._loader.work
 
     def keep(self) -> None:
         """Write what is claimed and named, for the next run. A full disk costs that, and not what is served now."""
-        offers = tuple(grant.offer for grant in self.grants if grant.is_claimed)
+        offers = tuple(grant.offer for grant in self.grants if grant.is_claimed and not grant.is_adopted)
         try:
             self._disk.write(HOLDINGS_FILE, encode_kept(Kept(offers, tuple(self.notes.values()))))
         except LocalFault as error:
@@ -122,11 +142,11 @@ class Holder:
     async def survey(self, survey: Survey) -> Capacity:
         """What this node could hold. Raises `WorkerDied`."""
         layer_ms = await self._loader.measure(survey.shape)
-        free_bytes = self.grants.available_bytes(self._worker.free_bytes(), trio.current_time())
-        layers_left = self.grants.layers_left()
-        if layers_left == 0:
-            free_bytes = 0  # on the wire a cap of 0 is none
-        return Capacity(layer_ms, free_bytes, layers_left or 0, survey.model in self.notes)
+        has_weights = survey.model in self.notes
+        free_bytes = self._worker.free_bytes()
+        capacity = self.grants.capacity(survey.model, layer_ms, free_bytes, has_weights, trio.current_time())
+        disk_free_bytes = await self._loader.free_disk_bytes()
+        return msgspec.structs.replace(capacity, disk_free_bytes=disk_free_bytes)
 
     async def serve_offer(self, channel: Channel[PlacementMessage], offer: Offer) -> None:
         """Grant or decline, load, claim. Raises `Unauthenticated` for an offer in another's name."""
@@ -150,26 +170,29 @@ class Holder:
 
     async def release(self, release: Release, proposer: PeerId) -> None:
         """Withdraw the claim at once, unload when its sessions have ended. Idempotent."""
+        key = (release.model, release.range)
         released: list[Holding] = []
         for grant in self.grants.release(release, proposer):
             self._stop(grant)
-            holding = self.holdings.get((release.model, release.range))
+            holding = self.holdings.get(key)
             if holding is not None and holding.grant is grant:
-                released.append(self.holdings.pop((release.model, release.range)))
-        if released:
+                released.append(self.holdings.pop(key))
+        if key in self.holdings:
+            self.holdings[key] = self.holdings[key].offered_again()  # perhaps under an earlier plan once more
+        if released or key in self.holdings:
             self._changed()
         for holding in released:
             await self._let_go(holding)
 
     async def _claim_again(self, channel: Channel[PlacementMessage], grant: Grant) -> None:
         key = (grant.offer.model, grant.offer.range)
-        if key not in self.holdings:
-            await channel.send(Declined("its worker has ended and loads that range again"))
+        if key not in self.holdings or self.holdings[key].is_loaded is grant.is_mapped:
+            await channel.send(Declined("it loads that range again, or for a session that needs it"))
             return
         self.holdings[key] = self.holdings[key].offered_again()
         self._changed()
         await channel.send(Granted(grant.offer.term))
-        await channel.send(self.holdings[key].claim)
+        await channel.send(told_of(self.holdings[key], self.holdings.values()))
 
     # Loading ---------------------------------------------------------------------------------------------------------
 
@@ -186,7 +209,8 @@ class Holder:
             with trio.CancelScope(deadline=grant.lease_ends_s) as scope:
                 self._stops[grant] = scope
                 try:
-                    answer = (await self._load(grant, progress.tell)).claim
+                    holding = await self._loader.load(grant, progress.tell, self._hold)
+                    answer = told_of(holding, self.holdings.values())
                 except (RemoteFault, Unavailable, UserError, LocalFault) as error:
                     log.warning(
                         "a granted range was not loaded", range=str(grant.offer.range), reason=str(error)
@@ -195,22 +219,25 @@ class Holder:
                 finally:
                     self._stops.pop(grant, None)
             if scope.cancelled_caught and trio.current_time() < scope.deadline:
-                term = self.grants.term_of(grant.offer.model)
-                answer = Declined("the range was released, or a newer plan of that model granted", term)
+                answer = self._taken_back(grant)
             nursery.cancel_scope.cancel()
         return answer
 
-    async def _load(self, grant: Grant, on_progress: Progress) -> Holding:
-        """Raises what `Loader.load` raises."""
-        return await self._loader.load(grant, on_progress, self._hold)
+    def _taken_back(self, grant: Grant) -> Declined:
+        """Whoever stands highest now has taken it, unless the proposer released it."""
+        term, proposer = self.grants.highest(grant.offer.model)
+        rival = proposer if proposer != grant.offer.proposer else None
+        return Declined("the range was released, or a newer plan of that model granted", term, rival=rival)
 
     def _hold(self, holding: Holding) -> bool:
         """False if the grant is gone: its lease ended, it was released, or a newer plan took its place."""
-        resident_bytes = holding.loaded.resident_bytes
-        if self.grants.claim(holding.grant, resident_bytes, trio.current_time()) is None:
+        replaced = self.grants.claim(holding.grant, holding.resident_bytes, trio.current_time())
+        if replaced is None:
             return False
+        for grant in replaced:
+            self._stop(grant)
         key = (holding.shard.model, holding.shard.range)
-        if key in self.holdings:
+        if key in self.holdings and self.holdings[key].is_loaded:
             self._outdated.append(self.holdings[key])
         self.holdings[key] = holding
         self._changed()
@@ -222,8 +249,9 @@ class Holder:
             await self._let_go(self._outdated.pop())
 
     async def _let_go(self, holding: Holding) -> None:
-        await self.drained(holding.shard)
-        await self._loader.unload(holding.shard)
+        if holding.is_loaded:
+            await self.drained(holding.shard)
+            await self._loader.unload(holding)
 
     def _stop(self, grant: Grant) -> None:
         if grant in self._stops:
@@ -233,57 +261,111 @@ class Holder:
         self.keep()
         self._on_change()
 
-    # A worker that died, a node that was restarted -------------------------------------------------------------------
+    # What a session needs --------------------------------------------------------------------------------------------
+
+    def may_adopt(self, offer: Offer) -> bool:
+        """Whether this node has room for a range that nobody else holds; from then on its own sessions may open it."""
+        now, free_bytes = trio.current_time(), self._worker.free_bytes()
+        if offer.bytes_needed > self.grants.available_bytes(free_bytes, now):
+            return False
+        if len(self._adoptable) >= limits.STAGES_MAX:
+            self._adoptable.clear()
+        self._adoptable[offer.model, offer.range] = offer
+        return True
+
+    def can_make_ready(self, key: Key, *, is_own_session: bool) -> bool:
+        return key in self.holdings or (is_own_session and key in self._adoptable)
+
+    async def make_ready(self, key: Key) -> None:
+        """The range is in the worker afterwards. Raises `Unavailable` with the reason."""
+        await self._promotions.wait_for(key)
+
+    async def _make_ready(self, key: Key) -> None:
+        """Load a mapped range, or one that is adopted. Raises what `Loader.load` raises."""
+        grant = self._grant_for(key)
+        if grant is None:
+            return
+        try:
+            with trio.CancelScope() as scope:
+                self._stops[grant] = scope
+                await self._loader.load_at_once(grant, _unseen, self._hold)
+            if scope.cancelled_caught:
+                raise Unavailable("it was released meanwhile")
+        except WeftError:
+            if grant.is_adopted:
+                self.grants.drop(grant)
+            else:
+                self.grants.demote(grant)
+            raise
+        finally:
+            self._stops.pop(grant, None)
+
+    def _grant_for(self, key: Key) -> Grant | None:
+        """What is to be loaded, with its memory promised; None if it is there. Raises `Unavailable` or `Overloaded`."""
+        now, free_bytes = trio.current_time(), self._worker.free_bytes()
+        holding = self.holdings.get(key)
+        if holding is not None:
+            if holding.is_loaded:
+                return None
+            refusal = self.grants.promote(holding.grant, free_bytes, now)
+            if refusal is not None:
+                raise Overloaded(refusal.reason)
+            return holding.grant
+        if key not in self._adoptable:
+            raise Unavailable("they are not held here")
+        adopted = self.grants.adopt(self._adoptable.pop(key), free_bytes, now)
+        if not isinstance(adopted, Grant):
+            raise Overloaded(adopted.reason)
+        return adopted
+
+    async def _give_back(self) -> None:
+        """Once its holder serves again and no session is left on it: a promoted range is mapped as before, an adopted one goes."""
+        while True:
+            await trio.sleep(GIVE_BACK_S)
+            for key, holding in tuple(self.holdings.items()):
+                if not holding.grant.is_temporary or not self.elsewhere(holding.claim):
+                    continue
+                with trio.move_on_after(0.1) as patience:
+                    await self.drained(holding.shard)
+                if not patience.cancelled_caught and self.holdings.get(key) is holding:
+                    await self._put_back(key, holding)
+
+    async def _put_back(self, key: Key, holding: Holding) -> None:
+        if holding.grant.is_adopted:
+            self.grants.drop(holding.grant)
+            del self.holdings[key]
+        else:
+            self.grants.demote(holding.grant)
+            self.holdings[key] = holding.mapped_again()
+        self._changed()
+        await self._loader.unload(holding)
+
+    # A worker that died ----------------------------------------------------------------------------------------------
 
     async def _watch_worker(self) -> None:
         while True:
             await self._worker.wait_died()
-            self._deaths += 1
             self.grants.unloaded()
-            self._unloaded += (holding.grant for holding in self.holdings.values())
-            self.holdings.clear()
+            gone = {key: holding for key, holding in self.holdings.items() if holding.is_loaded}
+            for key in gone:
+                del self.holdings[key]
             self._on_change()
-            self._wake.set()
+            self._reloading.worker_died(holding.grant for holding in gone.values())
 
-    async def _load_again(self) -> None:
-        while True:
-            while self._unloaded:
-                await self._try_again(self._unloaded.popleft())
-            self._wake = trio.Event()
-            await self._wake.wait()
-
-    async def _try_again(self, grant: Grant) -> None:
-        """Once; after a failure wait and put it last, or give it up if it is what kills the worker."""
+    async def _load_again(self, grant: Grant) -> None:
+        """Raises what `Loader.load` raises; leaves quietly if the grant is gone, or goes meanwhile."""
         if grant not in tuple(self.grants):
-            return  # released meanwhile
-        deaths = self._deaths
+            return
         try:
             with trio.CancelScope() as scope:
                 self._stops[grant] = scope
-                await self._load(grant, _unseen)
-            self._failures.pop(grant, None)
-        except WorkerDied as error:
-            await trio.sleep(RELOAD_WAIT_S)  # by then its death is known, if it was not down before
-            self._failed_again(grant, error, is_to_blame=self._deaths > deaths)
-        except Unavailable as error:
-            self._failed_again(grant, error, is_to_blame=False)  # peers that are away come back
-            await trio.sleep(RELOAD_WAIT_S)
-        except (RemoteFault, UserError, LocalFault) as error:
-            self._failed_again(grant, error, is_to_blame=True)
-            await trio.sleep(RELOAD_WAIT_S)
+                await self._loader.load(grant, _unseen, self._hold)
         finally:
             self._stops.pop(grant, None)
 
-    def _failed_again(self, grant: Grant, error: WeftError, *, is_to_blame: bool) -> None:
-        self._failures[grant] += is_to_blame
-        log.warning("a held range was not loaded", range=str(grant.offer.range), reason=str(error))
-        if self._failures[grant] <= limits.RELOADS_MAX:
-            self._unloaded.append(grant)
-            return
-        del self._failures[grant]
+    def _give_up(self, grant: Grant) -> None:
         self.grants.drop(grant)
         self.keep()
-        log.error("a range was given up", model=shortened(grant.offer.model), range=str(grant.offer.range))
 
 
 def _unseen(_phase: str, _done_bytes: int, _total_bytes: int) -> None:

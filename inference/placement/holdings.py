@@ -1,11 +1,11 @@
-"""What this node holds: loaded shards with their claims, and the file that brings them back after a restart.
+"""What this node holds: ranges, loaded or mapped, with their claims, and the file that brings them back after a restart.
 
 The file keeps the offers that were claimed, because an offer says all that is needed to load its range again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Annotated, Final, Protocol
 
@@ -16,7 +16,7 @@ from inference.placement.grants import Grant
 from protocols import limits
 from protocols.errors import LocalFault, Malformed
 from protocols.ids import ModelDigest, PeerId
-from protocols.placement import Claim, ModelNote, Offer
+from protocols.placement import Claim, ModelNote, Offer, StandbyKind
 from protocols.seams import ShardId, ShardLoaded, TensorFile
 
 HOLDINGS_FILE: Final = "claims.msgpack"
@@ -41,16 +41,37 @@ class Weights(Protocol):
     ) -> tuple[TensorFile, ...]:
         """Files with these tensors, in their order. `on_progress(done_bytes, total_bytes)` while they are fetched."""
 
+    async def free_disk_bytes(self) -> int | None:
+        """Room for more tensors; None: unknown."""
+
+    async def warm(
+        self, model: ModelDigest, tensor_names: tuple[str, ...], on_progress: Callable[[int, int], None]
+    ) -> None:
+        """Read these tensors, which `ensure` has made sure of, so that they lie in the page cache; none of it is kept here."""
+
 
 @dataclass(frozen=True, slots=True)
 class Holding:
-    """A range in the worker, and what is told of it."""
+    """A range in the worker, or (`loaded` None) mapped, and what is told of it."""
 
     grant: Grant
     shard: ShardId
     config: ModelConfig
-    loaded: ShardLoaded
+    loaded: ShardLoaded | None
     claim: Claim
+
+    @property
+    def is_loaded(self) -> bool:
+        return self.loaded is not None
+
+    @property
+    def resident_bytes(self) -> int:
+        return self.loaded.resident_bytes if self.loaded else 0
+
+    def mapped_again(self) -> Holding:
+        """The same range without its shard."""
+        claim = msgspec.structs.replace(self.claim, kind=StandbyKind.MAPPED)
+        return replace(self, loaded=None, claim=claim)
 
     def offered_again(self) -> Holding:
         """The same shard under the term and in the role of its grant's present offer."""
@@ -60,20 +81,40 @@ class Holding:
         )
 
 
-def make_claim(holder: PeerId, offer: Offer, shard: ShardId, loaded: ShardLoaded, layer_ms: float) -> Claim:
-    """`exact` is claimed only where the self-test of it has passed."""
+def make_claim(
+    holder: PeerId, offer: Offer, shard: ShardId, loaded: ShardLoaded | None, layer_ms: float
+) -> Claim:
+    """`exact` is claimed only where the self-test of it has passed; of what is not loaded that is not known yet."""
     return Claim(
         holder=holder,
         model=offer.model,
         range=offer.range,
         standby=offer.standby,
         dtype=offer.dtype,
-        numerics=offer.numerics if loaded.is_exact else "fast",
-        numerics_class=loaded.numerics_class,
+        numerics=offer.numerics if loaded is None or loaded.is_exact else "fast",
+        numerics_class=loaded.numerics_class if loaded else "",
         layer_ms=layer_ms,
         term=offer.term,
         version=shard.version,
+        kind=StandbyKind.HOT if loaded else StandbyKind.MAPPED,
     )
+
+
+def told_of(holding: Holding, others: Iterable[Holding]) -> Claim:
+    """The claim as others hear it: a mapped range will compute like whatever this worker has of the same model."""
+    claim, offer = holding.claim, holding.grant.offer
+    if holding.is_loaded:
+        return claim
+    for other in others:
+        held = other.grant.offer
+        if other.is_loaded and (held.model, held.dtype, held.numerics) == (
+            offer.model,
+            offer.dtype,
+            offer.numerics,
+        ):
+            like = other.claim
+            return msgspec.structs.replace(claim, numerics=like.numerics, numerics_class=like.numerics_class)
+    return claim
 
 
 def check_offer(offer: Offer, config: ModelConfig) -> None:

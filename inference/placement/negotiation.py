@@ -29,7 +29,8 @@ from mesh.nursery import peer_nursery
 from mesh.rpc import Channel, deadline, dial
 from protocols import limits, streams
 from protocols.errors import Malformed, RemoteFault, Unavailable, UserError
-from protocols.ids import NetworkId, PeerId
+from protocols.ids import NetworkId, PeerId, shortened
+from protocols.observations import Observe, Outcome, unobserved
 from protocols.placement import (
     PLACEMENT_CODEC,
     Claim,
@@ -50,16 +51,23 @@ Tell = Callable[[Event], None]
 
 
 class Negotiation:
-    """One use. `on_event` must not wait."""
+    """One use. `on_event` must not wait. `observe` hears of nodes that granted and did not keep it."""
 
     def __init__(
-        self, proposal: Proposal, network: Network, network_id: NetworkId, members: Members, on_event: Tell
+        self,
+        proposal: Proposal,
+        network: Network,
+        network_id: NetworkId,
+        members: Members,
+        on_event: Tell,
+        observe: Observe = unobserved,
     ) -> None:
         self._proposal = proposal
         self._network = network
         self._network_id = network_id
         self._members = members
         self._on_event = on_event
+        self._observe = observe
         self._send_input, self._inputs = trio.open_memory_channel[Input](ANSWERS_WAITING_MAX)
         self._streams: dict[tuple[PeerId, LayerRange], trio.CancelScope] = {}
 
@@ -132,6 +140,7 @@ class Negotiation:
                 ) as channel:
                     await self._offer(channel, assignment, offer)
             except (Unavailable, RemoteFault) as error:
+                self._note(assignment, Outcome.FAILED, str(error))
                 await self._send_input.send(Lost(assignment.peer, str(error)))
         if self._streams.get(key) is scope:
             del self._streams[key]
@@ -164,10 +173,16 @@ class Negotiation:
                         }
                     )
                 case (Claim() | LoadFailed() | Declined()) as end:
+                    if isinstance(end, LoadFailed):
+                        self._note(assignment, Outcome.FAILED, end.reason)
                     await self._send_input.send(Answered(assignment, end))
                     return
                 case other:
                     raise Malformed(f"a {type(other).__name__} instead of a claim", channel.peer)
+
+    def _note(self, assignment: Assignment, outcome: Outcome, reason: str) -> None:
+        model = shortened(self._proposal.subject.model)
+        self._observe(assignment.peer, outcome, f"layers {assignment.range} of model {model}: {reason}")
 
     async def _watch_members(self) -> None:
         """One that claimed and went down again is lost too, though its stream has ended."""

@@ -1,218 +1,209 @@
 """The planner: who gets which layers. Pure, and equal inputs give equal plans.
 
-The strategy of this first form is *spread*: every node that can hold a layer gets one contiguous range, as long as its
-speed allows (`sharing`) within its memory and its operator's cap. The proposer goes first, because it sees the prompt anyway;
-the others follow in the order of their ids. Then every range gets a hot standby: the node with the fewest standbys so far that
-has room, and of those the next one along the chain. So the standbys are spread evenly, and after a failure two neighbouring
-ranges lie on one node, which makes the chain a hop shorter rather than longer.
+Its goals, in order: every layer is covered once; KV has room beside the weights; then the strategy, which decides on the chain of
+primaries (`chains`); then standbys by policy (`standbys`). Nodes that may not take part are left out first, and those of bad score
+while the others suffice. Exact for up to eight nodes that could hold a layer, and a search beyond.
 
-The predicted time per token is the ring of facts: the compute of all layers plus one hop for every change of node on the way
-from the proposer along the chain and back.
+    nodes, --on -> who may -> costs -> chain -> standbys -> reasons
+                   refusals
+
+The predicted time per token is the ring of `costs`, without the share by which bad scores are avoided.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
 
-from inference.placement.plan import ModelSize, Plan, PlannedRange
-from inference.placement.sharing import share_layers
+from inference.placement.chains import choose_chain
+from inference.placement.costs import SCORE_MIN, SCORED_MIN, Chain, Costs, costs_of, expected_layer_ms
+from inference.placement.plan import HOP_MS as HOP_MS
+from inference.placement.plan import (
+    REPLICAS_MAX,
+    Goal,
+    Link,
+    LinkTable,
+    ModelSize,
+    NodeView,
+    Plan,
+    PlannedRange,
+    PlannedStandby,
+    Refusal,
+    Strategy,
+)
+from inference.placement.reasons import explain_range, explain_standbys, explain_unused
+from inference.placement.room import Room
+from inference.placement.shortage import in_mib as in_mib
+from inference.placement.shortage import too_big
+from inference.placement.standbys import Spare
 from protocols.errors import UserError
-from protocols.ids import PeerId, shortened
-from protocols.limits import MIB
+from protocols.ids import PeerId
 from protocols.placement import Capacity, LayerRange
-
-HOP_MS: Final = 1.0  # software on both sides of a hop, before any distance
 
 
 def make_plan(
-    size: ModelSize, nodes: Mapping[PeerId, Capacity], proposer: PeerId, rtt_ms: float = 0.0
+    size: ModelSize,
+    nodes: Mapping[PeerId, Capacity | NodeView],
+    entry: PeerId,
+    goal: Goal = Goal(),  # noqa: B008  (frozen)
+    links: LinkTable | None = None,
+    *,
+    rtt_ms: float = 0.0,
 ) -> Plan:
-    """Every layer covered once. Raises `UserError`, with what is missing, if the nodes have no room for the model."""
-    room = _Room(size, nodes)
-    order = _order(room, proposer)
-    caps = [
-        room.cap(peer, is_first=place == 0, is_last=place == len(order) - 1)
-        for place, peer in enumerate(order)
-    ]
-    counts = share_layers(size.layers, [nodes[peer].layer_ms for peer in order], caps)
-    ranges = tuple(_cut(counts))
-    standbys = _choose_standbys(room, order, ranges)
-    planned = tuple(
-        _explain(size, nodes, held, peer, standby)
-        for held, peer, standby in zip(ranges, order, standbys, strict=True)
-    )
-    hop_ms = HOP_MS + rtt_ms / 2
-    token_ms = sum(each.step_ms for each in planned) + hop_ms * _hops(order, proposer)
-    return Plan(planned, token_ms, _notes(room, order, standbys))
+    """Every layer covered once. Raises `UserError`, with what is missing, if the nodes have no room for the model.
+
+    `rtt_ms` is of all links if there is no table of them.
+    """
+    if not 1 <= goal.replicas <= REPLICAS_MAX:
+        raise UserError(
+            f"{goal.replicas} replicas of a range are not possible: ask for 1 to {REPLICAS_MAX}, the primary included."
+        )
+    if goal.rows_reserved is not None:
+        size = size.reserving(goal.rows_reserved)
+    links = links or LinkTable(default=Link(HOP_MS + rtt_ms / 2))
+    views = {peer: _view(nodes[peer]) for peer in sorted(nodes)}
+    able = _able(size, views, goal)
+    peers = able.peers_from(entry)
+    costs = costs_of(able.room, peers, entry, links)
+    scores = [able.room.nodes[peer].score for peer in peers]
+    chain = choose_chain(costs.scored(scores), goal.strategy)
+    if chain is None:
+        raise too_big(able.room, is_subset=bool(goal.only))
+    order = [peers[node] for node in chain.order]
+    straight = Chain(tuple(range(len(order))), chain.counts)
+    return _plan(able, order, straight, costs.along(chain.order), entry, goal, links)
+
+
+def _view(node: Capacity | NodeView) -> NodeView:
+    return NodeView(node) if isinstance(node, Capacity) else node
+
+
+# Who may take part ---------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class _Room:
-    """How much of a model each node could hold."""
+class _Able:
+    """`room` is of all nodes that may hold something, `peers` of those that could hold a range of their own."""
 
-    size: ModelSize
-    nodes: Mapping[PeerId, Capacity]
+    room: Room
+    peers: tuple[PeerId, ...]
+    refusals: tuple[Refusal, ...]
 
-    def layers_max(self, peer: PeerId) -> int:
-        """0 on the wire means that the operator set no cap."""
-        return self.nodes[peer].layers_max or self.size.layers * 2
-
-    def cap(self, peer: PeerId, *, is_first: bool = False, is_last: bool = False) -> int:
-        """Layers of a primary range at that place of the chain."""
-        extra_bytes = self.size.extra_bytes(is_first=is_first, is_last=is_last)
-        return min(self.fitting(peer, extra_bytes), self.layers_max(peer))
-
-    def fitting(self, peer: PeerId, extra_bytes: int = 0) -> int:
-        """Layers that memory alone allows."""
-        left_bytes = max(0, self.nodes[peer].free_bytes - extra_bytes)
-        return min(left_bytes // max(1, self.size.bytes_per_layer), self.size.layers)
+    def peers_from(self, entry: PeerId) -> tuple[PeerId, ...]:
+        """The entry first, because it sees the prompt anyway; the others by their ids."""
+        return tuple(sorted(self.peers, key=lambda peer: (peer != entry, peer)))
 
 
-# The order of the chain ----------------------------------------------------------------------------------------------
+def _able(size: ModelSize, views: Mapping[PeerId, NodeView], goal: Goal) -> _Able:
+    """Raises `UserError` if even all that may can't hold the model."""
+    refusals = {
+        peer: view.refused or "not named with --on"
+        for peer, view in views.items()
+        if view.refused or (goal.only and peer not in goal.only)
+    }
+    everybody = Room(size, {peer: view for peer, view in views.items() if peer not in refusals})
+    if not everybody.suffices(everybody.nodes):
+        raise too_big(everybody, is_subset=bool(goal.only))
+    avoided = _avoided(everybody)
+    room = Room(size, {peer: view for peer, view in everybody.nodes.items() if peer not in avoided})
+    roomy = [peer for peer in room.nodes if room.cap(peer) > 0]
+    refusals |= avoided
+    refusals |= {peer: _no_room(room, peer) for peer in room.nodes if peer not in roomy}
+    if goal.strategy is Strategy.CROSS_NODE_BALANCED:
+        roomy = _quickest(room, roomy)
+    return _Able(room, tuple(roomy), tuple(Refusal(peer, refusals[peer]) for peer in sorted(refusals)))
 
 
-def _order(room: _Room, proposer: PeerId) -> tuple[PeerId, ...]:
-    """The holders along the chain, with room for all layers between them."""
+def _avoided(room: Room) -> dict[PeerId, str]:
+    """Nodes of bad score, but for the best of them that it needs to hold the model."""
+    bad = sorted(
+        (peer for peer, view in room.nodes.items() if view.score < SCORE_MIN),
+        key=lambda peer: (room.nodes[peer].score, peer),
+    )
+    good = set(room.nodes) - set(bad)
+    while bad and not room.suffices(good):
+        good.add(bad.pop())
+    return {
+        peer: f"score {view.score:.2f} below {SCORE_MIN}"
+        + (f": {view.score_reason}" if view.score_reason else "")
+        for peer in bad
+        for view in (room.nodes[peer],)
+    }
+
+
+def _no_room(room: Room, peer: PeerId) -> str:
+    return "no room for one layer" if not room.in_memory(peer) else "no room for one layer on its disk"
+
+
+def _quickest(room: Room, roomy: Sequence[PeerId]) -> list[PeerId]:
+    """All, or of more nodes than layers the quickest that can hold the model between them."""
     layers = room.size.layers
-    able = [peer for peer in sorted(room.nodes) if room.cap(peer) > 0]
-    able.sort(key=lambda peer: peer != proposer)
-    inner = {peer: room.cap(peer) for peer in able}
-    if layers > 1:
-        for first, last in _ends(room, able):
-            between = _between(room, [peer for peer in able if peer not in (first, last)])
-            total = sum(inner[peer] for peer in between)
-            total += room.cap(first, is_first=True) + room.cap(last, is_last=True)
-            if total >= layers:
-                return (first, *between, last)
-    for peer in able:
-        if room.cap(peer, is_first=True, is_last=True) >= layers:
-            return (peer,)
-    raise _too_big(room)
+    if len(roomy) <= layers:
+        return list(roomy)
+    by_pace = sorted(
+        roomy,
+        key=lambda peer: (
+            expected_layer_ms(room.nodes[peer]) / max(room.nodes[peer].score, SCORED_MIN),
+            peer,
+        ),
+    )
+    chosen = by_pace[:layers]
+    for ends in ({"is_first": True}, {"is_last": True}):
+        able = [peer for peer in by_pace if room.cap(peer, **ends) > 0]
+        if able and not any(peer in chosen for peer in able):
+            chosen[-1] = able[0]
+    return chosen if room.suffices(chosen) else list(roomy)
 
 
-def _ends(room: _Room, able: Sequence[PeerId]) -> Iterator[tuple[PeerId, PeerId]]:
-    """Pairs that could hold the first and the last range, the preferred first."""
-    firsts = [peer for peer in able if room.cap(peer, is_first=True) > 0]
-    lasts = [peer for peer in reversed(able) if room.cap(peer, is_last=True) > 0]
-    return ((first, last) for first in firsts for last in lasts if first != last)
+# The plan ------------------------------------------------------------------------------------------------------------
 
 
-def _between(room: _Room, others: Sequence[PeerId]) -> list[PeerId]:
-    """All of them, or the quickest if there are more nodes than layers."""
-    quickest = sorted(others, key=lambda peer: (room.nodes[peer].layer_ms, peer))[: room.size.layers - 2]
-    return [peer for peer in others if peer in quickest]
-
-
-def _too_big(room: _Room) -> UserError:
-    """Layers are counted, not only bytes: what a node has beyond whole layers helps nobody."""
-    size, nodes = room.size, room.nodes
-    fitting = [room.fitting(peer) for peer in nodes]
-    allowed = sum(room.cap(peer) for peer in nodes)
-    if sum(fitting) >= size.layers > allowed:
-        return UserError(
-            f"{size.name} has {size.layers} layers and the operators of these {len(nodes)} nodes allow {allowed}: "
-            "raise their layers_max, or let more nodes join with 'weft invite'."
-        )
-    needed_bytes = size.bytes_of(size.whole)
-    free_bytes = sum(capacity.free_bytes for capacity in nodes.values())
-    missing_bytes = max((size.layers - allowed) * size.bytes_per_layer, needed_bytes - free_bytes, 1)
-    largest_bytes = max((capacity.free_bytes for capacity in nodes.values()), default=0) or missing_bytes
-    more = -(-missing_bytes // largest_bytes)
-    asked = "the 1 node asked has" if len(nodes) == 1 else f"the {len(nodes)} nodes asked have"
-    willing = "" if free_bytes else "set worker.accept_offers where it is off, "
-    return UserError(
-        f"{size.name} needs {in_mib(needed_bytes)} and {asked} {in_mib(free_bytes)} free: "
-        f"{in_mib(missing_bytes)} are missing. Free memory, {willing}or let {more} more "
-        f"{'nodes' if more > 1 else 'node'} like the largest join with 'weft invite'."
+def _plan(
+    able: _Able,
+    order: Sequence[PeerId],
+    chain: Chain,
+    costs: Costs,
+    entry: PeerId,
+    goal: Goal,
+    links: LinkTable,
+) -> Plan:
+    """`chain` and `costs` count the nodes along `order`."""
+    primaries = tuple(zip(order, _cut(chain.counts), strict=True))
+    spare = Spare(able.room, primaries, entry, links)
+    standbys = spare.choose(goal)
+    rescuable = [peer == entry or spare.rescues(entry, held) for peer, held in primaries]
+    ranges = tuple(
+        _range(able.room, costs, place, peer, held, standbys[place])
+        for place, (peer, held) in enumerate(primaries)
+    )
+    slowest_ms = costs.slowest_ms(chain)
+    return Plan(
+        ranges,
+        costs.token_ms(chain),
+        explain_standbys(primaries, standbys, entry, spare, goal),
+        able.refusals + explain_unused(able.room, able.peers, ranges),
+        return_ms=float(costs.leave_ms[-1]),
+        tokens_per_s=1e3 / slowest_ms if slowest_ms else 0.0,
+        entry_serves_if_lost=set(order) != {entry} and all(rescuable),
     )
 
 
-# Ranges and standbys -------------------------------------------------------------------------------------------------
+def _cut(counts: Sequence[int]) -> list[LayerRange]:
+    ends = [sum(counts[: place + 1]) for place in range(len(counts))]
+    return [LayerRange(end - count, end) for end, count in zip(ends, counts, strict=True)]
 
 
-def _cut(counts: Sequence[int]) -> Iterator[LayerRange]:
-    start = 0
-    for count in counts:
-        yield LayerRange(start, start + count)
-        start += count
-
-
-def _choose_standbys(
-    room: _Room, order: Sequence[PeerId], ranges: Sequence[LayerRange]
-) -> tuple[PeerId | None, ...]:
-    """For every range a node other than its holder that has room left, or None."""
-    candidates = [*order, *(peer for peer in sorted(room.nodes) if peer not in order)]
-    spare_bytes = {peer: room.nodes[peer].free_bytes for peer in candidates}
-    spare_layers = {peer: room.layers_max(peer) for peer in candidates}
-    given = dict.fromkeys(candidates, 0)
-
-    def take(peer: PeerId, held: LayerRange) -> None:
-        spare_bytes[peer] -= room.size.bytes_of(held)
-        spare_layers[peer] -= held.layers
-
-    for peer, held in zip(order, ranges, strict=True):
-        take(peer, held)
-    chosen: list[PeerId | None] = []
-    for place, held in enumerate(ranges):
-        along = [*candidates[place + 1 :], *candidates[:place]]
-        fitting = [
-            peer
-            for peer in along
-            if spare_bytes[peer] >= room.size.bytes_of(held) and spare_layers[peer] >= held.layers
-        ]
-        standby = min(fitting, key=given.__getitem__, default=None)
-        if standby is not None:
-            take(standby, held)
-            given[standby] += 1
-        chosen.append(standby)
-    return tuple(chosen)
-
-
-# Words ---------------------------------------------------------------------------------------------------------------
-
-
-def _hops(order: Sequence[PeerId], entry: PeerId) -> int:
-    ring = [entry, *order, entry]
-    return sum(a != b for a, b in itertools.pairwise(ring))
-
-
-def _explain(
-    size: ModelSize,
-    nodes: Mapping[PeerId, Capacity],
-    held: LayerRange,
+def _range(
+    room: Room,
+    costs: Costs,
+    place: int,
     peer: PeerId,
-    standby: PeerId | None,
+    held: LayerRange,
+    standbys: tuple[PlannedStandby, ...],
 ) -> PlannedRange:
-    capacity, bytes_needed = nodes[peer], size.bytes_of(held)
-    step_ms = held.layers * capacity.layer_ms
-    reason = (
-        f"{held.layers} of {size.layers} layers at {capacity.layer_ms:.3g} ms = {step_ms:.3g} ms; "
-        f"{in_mib(bytes_needed)} of {in_mib(capacity.free_bytes)} free"
+    hop_ms = float(costs.hop_ms[place - 1, place] if place else costs.enter_ms[0])
+    layer_ms = float(costs.layer_ms[place])
+    reason = explain_range(room, peer, held, layer_ms, hop_ms, standbys)
+    return PlannedRange(
+        held, peer, room.size.bytes_of(held), held.layers * layer_ms, hop_ms, reason, standbys
     )
-    if capacity.layers_max:
-        reason += f"; its operator allows {capacity.layers_max} layers"
-    reason += f"; hot standby on {shortened(standby)}" if standby else "; no standby"
-    return PlannedRange(held, peer, standby, bytes_needed, step_ms, reason)
-
-
-def _notes(room: _Room, order: Sequence[PeerId], standbys: Sequence[PeerId | None]) -> tuple[str, ...]:
-    left_out = [
-        f"{shortened(peer)} holds no range: "
-        + ("the others have every layer" if room.cap(peer) else "no room for one layer")
-        for peer in sorted(room.nodes)
-        if peer not in order
-    ]
-    bare = standbys.count(None)
-    if bare:
-        left_out.append(
-            f"{bare} of {len(order)} ranges have no standby, because no other node has room: "
-            "if its holder is lost, so is the session"
-        )
-    return tuple(left_out)
-
-
-def in_mib(count: int) -> str:
-    return f"{count / MIB:,.0f} MiB" if count >= 10 * MIB else f"{count / MIB:.2f} MiB"

@@ -7,8 +7,11 @@
                               '--> GAVE UP     no room left, too many rounds, or another proposer's higher plan
 
 The rule of the file: answers are waited for before the next plan is made, so that each round knows what every node said. What
-the new plan keeps of the old is not offered again; what it drops is released. A declined or failed standby caps its node at
-what it has granted; a node that lost or could not load its own range is left out.
+the new plan keeps of the old is not offered again; what it drops is released, unless a node held it before this proposal. A
+declined or failed standby caps its node at what it has granted; a node that lost or could not load its own range is left out.
+
+Of proposers that meet at a node the one with the highest peer id goes on, under a higher term if need be, and the others give
+up: so two at once end in one plan, whatever reached whom first. A plan that was complete before another began has no say.
 """
 
 from __future__ import annotations
@@ -33,12 +36,22 @@ from inference.placement.events import (
     make_report,
     planned_event,
 )
-from inference.placement.plan import Assignment, Plan
-from inference.placement.planner import make_plan
+from inference.placement.plan import Assignment, Goal, Plan
+from inference.placement.replacing import PlainOutlook, Replacing
 from protocols import limits
 from protocols.errors import UserError
 from protocols.ids import PeerId, shortened
-from protocols.placement import Capacity, Claim, Declined, Granted, LayerRange, LoadFailed, Offer, Release
+from protocols.placement import (
+    Capacity,
+    Claim,
+    Declined,
+    Granted,
+    LayerRange,
+    LoadFailed,
+    Offer,
+    Release,
+    StandbyKind,
+)
 
 
 class _State(Enum):
@@ -56,6 +69,7 @@ class Proposal:
     capacities: dict[PeerId, Capacity]
     term: int
     before: tuple[Claim, ...] = ()
+    replacing: Replacing | None = None
     rounds: int = 0
     is_over: bool = False
     plan: Plan | None = None
@@ -63,6 +77,11 @@ class Proposal:
     _plans_again: bool = False
     _declined: dict[PeerId, int] = field(default_factory=dict)
     _troubles: list[str] = field(default_factory=list)
+    _terms: dict[Assignment, int] = field(default_factory=dict)  # under which each was offered
+
+    def __post_init__(self) -> None:
+        if self.replacing is None:
+            self.replacing = Replacing(self.subject.size, self.proposer, Goal(), PlainOutlook())
 
     def begin(self) -> list[Output]:
         """The first plan and its offers. Ends in `GaveUp` if there is no room."""
@@ -101,23 +120,30 @@ class Proposal:
                 assert_never(reply)
 
     def _claimed(self, assignment: Assignment, claim: Claim) -> list[Output]:
-        if (claim.holder, claim.model, claim.range) != (
+        if (claim.holder, claim.model, claim.range, claim.kind) != (
             assignment.peer,
             self.subject.model,
             assignment.range,
+            assignment.kind,
         ):
             return self._fail(assignment, "it claimed something else")
         self._standing[assignment] = _State.CLAIMED
-        return [make_report("claimed", assignment, numerics_class=claim.numerics_class)]
+        return [
+            make_report("claimed", assignment, kind=claim.kind.value, numerics_class=claim.numerics_class)
+        ]
 
     def _decline(self, assignment: Assignment, reply: Declined) -> list[Output]:
         was_granted = self._standing.pop(assignment) is not _State.OFFERED
         report = make_report("declined", assignment, reason=reply.reason)
-        if was_granted:
+        rival = reply.rival if reply.rival != self.proposer else None
+        if rival is not None and rival > self.proposer:
+            why = f"{shortened(rival)} is placing it as well and goes on: wait until that has ended."
+            return [report, *self._give_up(why)]
+        if was_granted and rival is None:
             return [report, *self._give_up(f"a newer plan has taken its place ({reply.reason}).")]
         self._plans_again = True
-        if reply.term >= self.term:
-            self.term = reply.term  # the next round's is higher
+        if rival is not None or reply.term >= self.term:
+            self.term = max(reply.term, self.term)  # the next round's is higher
             return [report]
         self._note(assignment.peer, assignment.range, reply.reason)
         self._cap(assignment.peer, reply.layers_max)
@@ -183,7 +209,8 @@ class Proposal:
         if self.rounds > limits.PLAN_ROUNDS_MAX:
             return self._give_up(f"{limits.PLAN_ROUNDS_MAX} plans were tried: look at 'weft status'.")
         try:
-            self.plan = plan = make_plan(self.subject.size, self.capacities, self.proposer)
+            assert self.replacing is not None
+            self.plan = plan = self.replacing.plan(self.capacities)
         except UserError as error:
             return self._give_up(str(error))
         wanted = plan.assignments()
@@ -191,14 +218,15 @@ class Proposal:
         outputs: list[Output] = [Report(planned_event(plan)), *self._let_go_of(dropped)]
         for each in wanted:
             if each not in self._standing:
-                self._standing[each] = _State.OFFERED
+                self._standing[each], self._terms[each] = _State.OFFERED, self.term
                 outputs.append(Propose(each, self._offer(each, plan)))
         return [*outputs, *self._settle()]
 
     def _offer(self, assignment: Assignment, plan: Plan) -> Offer:
         subject = self.subject
         # All of it may have to come from the proposer, one range after the other.
-        total_bytes = sum(each.bytes_needed for each in plan.assignments())
+        total_bytes = sum(subject.size.bytes_of(each.range) for each in plan.assignments())
+        needs_bytes_later = assignment.kind is StandbyKind.MAPPED
         lease_s = limits.GRANT_LEASE_S + total_bytes / limits.LEASE_BYTES_PER_S
         return Offer(
             term=self.term,
@@ -208,23 +236,22 @@ class Proposal:
             standby=assignment.standby,
             dtype=subject.dtype,
             numerics=subject.numerics,
-            bytes_needed=assignment.bytes_needed,
+            bytes_needed=subject.size.bytes_of(assignment.range)
+            if needs_bytes_later
+            else assignment.bytes_needed,
             lease_s=min(lease_s, limits.LEASE_S_MAX),
             weights_from=subject.weights_from,
+            kind=assignment.kind,
         )
 
     def _let_go_of(self, assignments: list[Assignment]) -> list[Output]:
-        """Release them, except what was held before all this."""
-        kept = {(claim.holder, claim.range) for claim in self.before}
+        """Their holders keep what they held before all this, and what a rival has been granted meanwhile."""
         outputs: list[Output] = []
         for each in assignments:
             del self._standing[each]
-            if (each.peer, each.range) not in kept:
-                outputs.append(LetGo(each.peer, self._release(each.range)))
+            release = Release(self._terms.pop(each), self.subject.model, each.range, exact=True)
+            outputs.append(LetGo(each.peer, release))
         return outputs
-
-    def _release(self, held: LayerRange) -> Release:
-        return Release(self.term, self.subject.model, held)
 
     # Ends ------------------------------------------------------------------------------------------------------------
 
@@ -233,7 +260,10 @@ class Proposal:
         self.is_over = True
         wanted = {(each.peer, each.range) for each in self.plan.assignments()}
         replaced = [claim for claim in self.before if (claim.holder, claim.range) not in wanted]
-        return [*(LetGo(claim.holder, self._release(claim.range)) for claim in replaced), Placed(self.plan)]
+        releases = [
+            LetGo(claim.holder, Release(self.term, self.subject.model, claim.range)) for claim in replaced
+        ]
+        return [*releases, Placed(self.plan)]
 
     def abandon(self) -> list[Output]:
         """The user left: what is to be released."""

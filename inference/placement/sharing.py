@@ -1,8 +1,8 @@
-"""How many layers each node gets: water-filling by measured layer time, in whole layers.
+"""How many layers each node of a chain gets, in whole layers: the quickest slowest stage, or the least time for one token.
 
-The rule of the file: the chain is as slow as its slowest stage when it is full, so layers go, one by one, to whoever would
-still be quickest with one more. For costs that only grow with the count this greedy is the exact minimum of the largest
-stage time (Gross, 1956); water-filling with a level found by bisection would give the same up to rounding.
+Both are greedy and exact, because the cost of a node only grows with its count. For the slowest stage layers go, one by one, to
+whoever would still be quickest with one more (Gross, 1956); water-filling with a level found by bisection would give the same up
+to rounding. For the time of one token, which is the sum of all stages, the quickest nodes are filled first.
 """
 
 from __future__ import annotations
@@ -22,13 +22,38 @@ def share_layers(layers: int, layer_ms: Sequence[float], caps: Sequence[int]) ->
     """
     assert 0 < len(caps) == len(layer_ms) <= layers <= sum(caps)
     assert min(caps) >= 1
-    times = [max(ms, LAYER_MS_MIN) for ms in layer_ms]
+    return _deal(layers - len(caps), [1] * len(caps), layer_ms, caps)
+
+
+def level_layers(layers: int, layer_ms: Sequence[float], caps: Sequence[int]) -> tuple[int, ...]:
+    """As `share_layers`, but a node may get none; `layers` is at most the sum of the caps."""
+    assert layers <= sum(caps)
+    return _deal(layers, [0] * len(caps), layer_ms, caps)
+
+
+def fill_layers(layers: int, layer_ms: Sequence[float], caps: Sequence[int]) -> tuple[int, ...]:
+    """As `share_layers`, with the least sum of all stages; of equals the earlier gets the layer."""
+    assert 0 < len(caps) == len(layer_ms) <= layers <= sum(caps)
+    assert min(caps) >= 1
     counts = [1] * len(caps)
-    next_ms = [(2 * ms, ms, index) for index, ms in enumerate(times) if caps[index] > 1]
-    heapq.heapify(next_ms)
-    for _ in range(layers - len(caps)):
-        *_, index = heapq.heappop(next_ms)
+    left = layers - len(caps)
+    for index in sorted(range(len(caps)), key=layer_ms.__getitem__):
+        more = min(left, caps[index] - 1)
+        counts[index] += more
+        left -= more
+    return tuple(counts)
+
+
+def _deal(left: int, counts: list[int], layer_ms: Sequence[float], caps: Sequence[int]) -> tuple[int, ...]:
+    """Gives `left` more layers away, each to whoever is quickest with it."""
+    times = [max(ms, LAYER_MS_MIN) for ms in layer_ms]
+    queue = [
+        ((counts[index] + 1) * ms, ms, index) for index, ms in enumerate(times) if counts[index] < caps[index]
+    ]
+    heapq.heapify(queue)
+    for _ in range(left):
+        *_, index = heapq.heappop(queue)
         counts[index] += 1
         if counts[index] < caps[index]:
-            heapq.heappush(next_ms, ((counts[index] + 1) * times[index], times[index], index))
+            heapq.heappush(queue, ((counts[index] + 1) * times[index], times[index], index))
     return tuple(counts)

@@ -24,7 +24,8 @@ from mesh.nursery import peer_nursery
 from mesh.rpc import Channel, dial
 from protocols import limits, streams
 from protocols.errors import Overloaded, RemoteFault, Unavailable
-from protocols.ids import NetworkId, SessionId
+from protocols.ids import NetworkId, SessionId, shortened
+from protocols.observations import Observe, Outcome, unobserved
 from protocols.placement import Claim
 from protocols.seams import Network
 from protocols.session import SESSION_CODEC, CloseStage, SessionMessage
@@ -32,20 +33,28 @@ from protocols.tensor import DType, Frame, Header, Kind, Numerics
 
 SessionEvent = e.Emit | e.Recovered | e.Finish | e.Fail
 ORDERS_WAITING_MAX = 2 * limits.FAILOVERS_MAX + 2
+STRETCH_TOKENS = 64  # that every stage helped to make without trouble count as served once
 
 
 class Entry:
     """All sessions that enter at this node; `running` shows them."""
 
-    def __init__(self, network: Network, network_id: NetworkId, relay: Relay) -> None:
+    def __init__(
+        self, network: Network, network_id: NetworkId, relay: Relay, observe: Observe = unobserved
+    ) -> None:
         self._network = network
         self._network_id = network_id
         self._relay = relay
+        self._observe = observe
         self.running: dict[SessionId, Session] = {}
 
     @asynccontextmanager
     async def generate(
-        self, order: e.Order, claims: Sequence[Claim], replace: e.Replace
+        self,
+        order: e.Order,
+        claims: Sequence[Claim],
+        replace: e.Replace,
+        last_resort: e.Replace | None = None,
     ) -> AsyncIterator[trio.MemoryReceiveChannel[SessionEvent]]:
         """The session's events while the context is open; raises `Overloaded` at once if too many are running.
 
@@ -54,12 +63,18 @@ class Entry:
         if len(self.running) >= limits.SESSIONS_MAX:
             raise Overloaded(f"{limits.SESSIONS_MAX} sessions are running here: wait for one to end")
         route = [e.Hop(claim.holder, claim.range) for claim in claims]
-        session = Session(order, route, replace)
+        session = Session(order, route, replace, last_resort)
         # Each token is one event, and each failover one per stage: the channel never blocks the session.
         capacity = order.rows_max + limits.FAILOVERS_MAX * len(route) + 1
         outgoing, incoming = trio.open_memory_channel[SessionEvent](capacity)
         drive = _Drive(
-            session, _FrameShape.of(claims[0]), outgoing, self._network, self._network_id, self._relay
+            session,
+            _FrameShape.of(claims[0]),
+            outgoing,
+            self._network,
+            self._network_id,
+            self._relay,
+            self._observe,
         )
         self.running[order.session] = session
         try:
@@ -94,11 +109,14 @@ class _StageLine:
 
 @dataclass(slots=True)
 class _Feeder:
-    """Sends rows to the first stage in one epoch."""
+    """Sends rows to the first stage in one epoch; `waiting` feeds are not sent yet."""
 
     epoch: int
-    scope: trio.CancelScope
+    incarnation: int
+    outlet: Outlet
     feeds: trio.MemorySendChannel[e.Feed]
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    waiting: int = 0
 
 
 @dataclass(slots=True)
@@ -109,6 +127,8 @@ class _Drive:
     network: Network
     network_id: NetworkId
     relay: Relay
+    observe: Observe
+    _stretch: int = 0  # tokens since the stages were last said to have served
     _lines: dict[int, _StageLine] = field(default_factory=dict)
     _feeder: _Feeder | None = None
     _wake_s: float = math.inf
@@ -145,11 +165,26 @@ class _Drive:
             case e.Feed():
                 self._feed(output, nursery, told)
             case e.Emit() | e.Recovered() | e.Finish() | e.Fail():
+                self._note_served(output)
                 self.outgoing.send_nowait(output)
+            case e.Blame(peer, layers, outcome, reason):
+                self._stretch = 0
+                session, model = shortened(self.session.order.session), shortened(self.session.order.model)
+                self.observe(peer, outcome, f"session {session}, layers {layers} of model {model}: {reason}")
             case e.WakeAt(deadline):
                 self._wake_s = deadline
             case _:
                 assert_never(output)
+
+    def _note_served(self, output: SessionEvent) -> None:
+        """A stretch counts when it is full, or when the session ends well; one that trouble broke off does not."""
+        self._stretch += isinstance(output, e.Emit)
+        if self._stretch < (1 if isinstance(output, e.Finish) else STRETCH_TOKENS):
+            return
+        session, model = shortened(self.session.order.session), shortened(self.session.order.model)
+        for peer in dict.fromkeys(place.peer for place in self.session.places):
+            self.observe(peer, Outcome.SERVED, f"session {session} of model {model}, {self._stretch} tokens")
+        self._stretch = 0
 
     # Stages
 
@@ -206,29 +241,39 @@ class _Drive:
                 self._feeder.scope.cancel()
             # A replay and the row behind it; more only if the last stage answers what it was not asked yet.
             feeds_in, feeds = trio.open_memory_channel[e.Feed](self.session.order.rows_max + 1)
-            self._feeder = _Feeder(feed.epoch, trio.CancelScope(), feeds_in)
-            nursery.start_soon(self._feed_rows, self._feeder.scope, feeds, feed.epoch, told)
-        self._feeder.feeds.send_nowait(feed)
+            first = self.session.places[0]
+            outlet = self.relay.outlet(first.peer, self.session.order.session, 0, feed.epoch)
+            self._feeder = _Feeder(feed.epoch, first.incarnation, outlet, feeds_in)
+            nursery.start_soon(self._feed_rows, self._feeder, feeds, told)
+        if not self._feed_now(self._feeder, feed):
+            self._feeder.waiting += 1
+            self._feeder.feeds.send_nowait(feed)
+
+    def _feed_now(self, feeder: _Feeder, feed: e.Feed) -> bool:
+        """A single row needs no task if nothing is in its way."""
+        if feeder.waiting or feed.kind is not Kind.DECODE or len(feed.tokens) != 1:
+            return False
+        try:
+            return all(feeder.outlet.send_nowait(frame) for frame in self._frames(feed))
+        except (Unavailable, RemoteFault):
+            return False  # the task meets it again, and tells
 
     async def _feed_rows(
         self,
-        scope: trio.CancelScope,
+        feeder: _Feeder,
         feeds: trio.MemoryReceiveChannel[e.Feed],
-        epoch: int,
         told: trio.MemorySendChannel[e.Input],
     ) -> None:
-        first = self.session.places[0]
-        incarnation = first.incarnation
-        outlet: Outlet = self.relay.outlet(first.peer, self.session.order.session, 0, epoch)
         try:
-            with scope:
+            with feeder.scope:
                 async for feed in feeds:
                     for frame in self._frames(feed):
-                        await outlet.send(frame)
+                        await feeder.outlet.send(frame)
+                    feeder.waiting -= 1
         except (Unavailable, RemoteFault) as error:
-            await told.send(e.Lost(0, incarnation, str(error)))
+            await told.send(e.Lost(0, feeder.incarnation, str(error)))
         finally:
-            outlet.close()
+            feeder.outlet.close()
 
     def _frames(self, feed: e.Feed) -> Iterator[Frame]:
         """The rows cut where attention blocks begin and, in a replay, where the prompt ended."""

@@ -8,6 +8,7 @@ from enum import Enum
 
 from protocols.errors import WeftError
 from protocols.ids import ModelDigest, PeerId, SessionId
+from protocols.observations import Outcome
 from protocols.placement import LayerRange
 from protocols.session import OpenStage, Sampling, SessionMessage
 from protocols.tensor import Kind
@@ -139,6 +140,16 @@ class Recovered:
 
 
 @dataclass(frozen=True, slots=True)
+class Blame:
+    """What the entry saw of the peer that fills a place; the session goes on to act on it."""
+
+    peer: PeerId
+    range: LayerRange
+    outcome: Outcome
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Finish:
     """`reason` is 'stop', 'length' or what `Ended` said."""
 
@@ -156,4 +167,4 @@ class WakeAt:
 
 
 Input = Start | Told | Lost | Ended | Alarm
-Output = Open | Send | Feed | Emit | Recovered | Finish | Fail | WakeAt
+Output = Open | Send | Feed | Emit | Recovered | Blame | Finish | Fail | WakeAt

@@ -27,6 +27,7 @@ class Place:
     epoch: int = 0  # the one it is known to have entered
     fresh: bool = True  # opened since the last time the session ran
     busy: bool = False
+    late: bool = False  # noted already, since it last advanced
     work: int = 0
     step_ms: float = 0.0
     step_rows: int = 0
@@ -36,6 +37,7 @@ class Place:
         advanced = progress.work != self.work
         if advanced or not progress.busy:
             self.advanced_s = now
+            self.late = False
         self.work, self.busy = progress.work, progress.busy
         self.step_ms, self.step_rows = progress.step_ms, progress.step_rows
         return advanced

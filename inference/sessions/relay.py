@@ -55,10 +55,20 @@ class Outlet:
         while not self.credits and not self._is_broken:
             self._changed = trio.Event()
             await self._changed.wait()
+        if not self.send_nowait(frame):
+            self.credits -= 1
+            await self.relay.send(self, frame)
+
+    def send_nowait(self, frame: Frame) -> bool:
+        """Whether it was sent, without waiting for anything; raises as `send` does."""
         if self._is_broken:
             raise Disconnected(f"the activation stream to {shortened(self.peer)} broke")
-        self.credits -= 1
-        await self.relay.send(self, frame)
+        if not self.credits:
+            return False
+        self.credits -= 1  # first, since one that is handed over may give it back at once
+        is_sent = self.relay.send_nowait(self, frame)
+        self.credits += not is_sent
+        return is_sent
 
     def receive_credit(self, frames: int) -> None:
         # Never more than there were at first: a peer can't talk this node into flooding it.
@@ -96,6 +106,12 @@ class _Link:
     def __init__(self, channel: Channel[Credit]) -> None:
         self.channel = channel
         self._waiting, self._turn = trio.open_memory_channel[_Writing](0)
+
+    def send_nowait(self, frame: Frame) -> bool:
+        """Whether the stream took it at once. Raises `Disconnected` if it is broken."""
+        if len(frame.body) > JOINED_BYTES_MAX:
+            return False
+        return self.channel.send_raw_nowait(b"".join((encode_prefix(frame), frame.body)))
 
     async def send(self, frame: Frame) -> None:
         """Raises `Disconnected` if the stream breaks before the frame is written."""
@@ -195,12 +211,21 @@ class Relay:
     def forget(self, outlet: Outlet) -> None:
         self._outlets.pop((outlet.peer, outlet.session, outlet.stage, outlet.epoch), None)
 
-    async def send(self, outlet: Outlet, frame: Frame) -> None:
-        """Put a frame on the stream of its class, opening it first if need be."""
+    def send_nowait(self, outlet: Outlet, frame: Frame) -> bool:
+        """Whether it was handed over, or taken by a stream that is open."""
         if outlet.peer == self._network.peer:
             self._hand_over(outlet, frame)
-            return
-        kind = streams.DECODE if frame.header.kind is Kind.DECODE else streams.PREFILL
+            return True
+        kind = _class_of(frame)
+        link = self._links.get((outlet.peer, kind))
+        if link is None:
+            return False
+        outlet.used.add(kind)
+        return link.send_nowait(frame)
+
+    async def send(self, outlet: Outlet, frame: Frame) -> None:
+        """Put a frame for another node on the stream of its class, opening it first if need be."""
+        kind = _class_of(frame)
         outlet.used.add(kind)
         link = self._links.get((outlet.peer, kind)) or await self._link(outlet.peer, kind)
         await link.send(frame)
@@ -266,10 +291,17 @@ class Relay:
                 outlet.mark_broken()
 
 
+def _class_of(frame: Frame) -> StreamKind:
+    return streams.DECODE if frame.header.kind is Kind.DECODE else streams.PREFILL
+
+
 async def _receive_frame(channel: Channel[Credit]) -> Frame:
-    preamble = decode_preamble(bytes(await channel.reader.read_exactly(HEADER_BYTES)))
+    reader = channel.reader
+    preamble = decode_preamble(bytes(await reader.read_exactly(HEADER_BYTES)))
+    if reader.has(preamble.rest_bytes):
+        return decode_rest(preamble, reader.take(preamble.rest_bytes))
     with deadline(_patience_s(preamble.rest_bytes), f"{channel.peer} stopped in a frame"):
-        return decode_rest(preamble, await channel.reader.read_exactly(preamble.rest_bytes))
+        return decode_rest(preamble, await reader.read_exactly(preamble.rest_bytes))
 
 
 def _patience_s(size_bytes: int) -> float:

@@ -2,23 +2,43 @@
 
 The rule of the file: shortest path over layer boundaries. A claim is an edge from its first layer to its end, which costs its
 layers times their measured time, and a hop for every change of peer on the way from the entry along the chain and back, so
-that the entry's own claims cost none. A standby is taken only where no chain of primaries exists. All links have one dtype, and
+that the entry's own claims cost none. A standby is taken only where no chain of primaries exists, and of standbys a mapped one,
+which has to be loaded first, only where there is no chain of hot ones. All links have one dtype, and
 one class of numerics if any such chain exists: across classes a replay can't give the same bits.
+
+What a peer costs is divided by its score, in 0..1, so that one that often fails has to be several times quicker to be taken. A
+score of 0 means that it computed wrongly: it is in a chain only if there is none without it, of whatever arithmetic.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from inference.placement.planner import HOP_MS
 from protocols.errors import NoRoute
 from protocols.ids import ModelDigest, PeerId, shortened
-from protocols.placement import Claim, LayerRange
+from protocols.limits import STAGES_MAX
+from protocols.placement import Claim, LayerRange, StandbyKind
 
-Cost = tuple[int, float]  # standbys used, then ms per token: compared in this order
+Cost = tuple[int, float]  # standbys used, by weight, then ms per token over the score: compared in this order
+Score = Callable[[PeerId], float]
+
+_WEIGHTS: Final = {
+    StandbyKind.HOT: 1,
+    StandbyKind.MAPPED: STAGES_MAX + 1,
+    StandbyKind.COLD: (STAGES_MAX + 1) ** 2,
+}
+"""One of a kind outweighs a whole chain of the kinds before it."""
+
+SCORE_MIN: Final = 0.05  # a peer is never dearer than twenty of the same that never failed
 _NOTHING: Final[Cost] = (0, 0.0)
+
+
+def unscored(_peer: PeerId) -> float:
+    """Nobody has anything against anybody."""
+    return 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +61,7 @@ class Route:
 @dataclass(frozen=True, slots=True)
 class _Path:
     cost: Cost
+    token_ms: float
     stages: tuple[Claim, ...]
 
     @property
@@ -55,21 +76,28 @@ def find_route(
     layers: int,
     entry: PeerId,
     exclude: Collection[PeerId] = (),
+    score: Score = unscored,
 ) -> Route:
     """The best chain without the excluded peers. Raises `NoRoute`, which names the layers that nobody holds."""
     usable = [claim for claim in claims if claim.model == model and claim.holder not in exclude]
-    uniform = _groups(usable, lambda claim: (claim.dtype, claim.numerics, claim.numerics_class))
-    mixed = _groups(usable, lambda claim: (claim.dtype,))
-    for groups in (uniform, mixed):
-        paths = [path for group in groups if (path := _shortest(group, layers, entry)) is not None]
-        if paths:
-            best = min(paths, key=lambda path: path.order)
-            return Route(best.stages, best.cost[1])
+    scores = {claim.holder: score(claim.holder) for claim in usable}
+    trusted = [claim for claim in usable if scores[claim.holder]]
+    for considered in (trusted, usable) if len(trusted) < len(usable) else (usable,):
+        uniform = _groups(considered, lambda claim: (claim.dtype, claim.numerics, claim.numerics_class))
+        mixed = _groups(considered, lambda claim: (claim.dtype,))
+        for groups in (uniform, mixed):
+            paths = [path for group in groups if (path := _shortest(group, layers, entry, scores))]
+            if paths:
+                best = min(paths, key=lambda path: path.order)
+                return Route(best.stages, best.token_ms)
     raise NoRoute(_what_is_missing(usable, model, layers))
 
 
-def find_replacement(claims: Iterable[Claim], lost: Claim, exclude: Collection[PeerId] = ()) -> Claim:
-    """Another peer's claim of exactly the lost range: of the same arithmetic if there is one, then the quickest.
+def find_replacement(
+    claims: Iterable[Claim], lost: Claim, exclude: Collection[PeerId] = (), score: Score = unscored
+) -> Claim:
+    """Another peer's claim of exactly the lost range: of the same arithmetic if there is one, then one that is loaded, then
+    the quickest by score.
 
     Raises `NoRoute` if nobody else holds that range in that dtype.
     """
@@ -86,8 +114,10 @@ def find_replacement(claims: Iterable[Claim], lost: Claim, exclude: Collection[P
     return min(
         fitting,
         key=lambda claim: (
+            not score(claim.holder),
             (claim.numerics_class, claim.numerics) != arithmetic,
-            claim.layer_ms,
+            _WEIGHTS[claim.kind],
+            claim.layer_ms / max(score(claim.holder), SCORE_MIN),
             claim.standby,
             claim.holder,
         ),
@@ -101,14 +131,19 @@ def _groups(claims: Sequence[Claim], key: Callable[[Claim], tuple[str, ...]]) ->
     return [groups[name] for name in sorted(groups)]
 
 
-def _shortest(claims: Sequence[Claim], layers: int, entry: PeerId) -> _Path | None:
+def _shortest(
+    claims: Sequence[Claim], layers: int, entry: PeerId, scores: Mapping[PeerId, float]
+) -> _Path | None:
     """Edges only lead forward, so one pass in the order of their first layers is enough."""
-    best: dict[int, dict[PeerId, _Path]] = {0: {entry: _Path(_NOTHING, ())}}
+    best: dict[int, dict[PeerId, _Path]] = {0: {entry: _Path(_NOTHING, 0.0, ())}}
     for claim in sorted(claims, key=lambda claim: (claim.range, claim.standby, claim.holder)):
         arrivals = best.get(claim.range.start, {})
         if not arrivals or claim.range.end > layers:
             continue
-        path = min((_extended(path, at, claim) for at, path in arrivals.items()), key=lambda path: path.order)
+        score = max(scores[claim.holder], SCORE_MIN)
+        path = min(
+            (_extended(path, at, claim, score) for at, path in arrivals.items()), key=lambda path: path.order
+        )
         here = best.setdefault(claim.range.end, {})
         if claim.holder not in here or path.order < here[claim.holder].order:
             here[claim.holder] = path
@@ -116,15 +151,17 @@ def _shortest(claims: Sequence[Claim], layers: int, entry: PeerId) -> _Path | No
     return min(finished, key=lambda path: path.order, default=None)
 
 
-def _extended(path: _Path, at: PeerId, claim: Claim) -> _Path:
-    standbys, ms = path.cost
-    ms += claim.range.layers * claim.layer_ms + (HOP_MS if claim.holder != at else 0.0)
-    return _Path((standbys + claim.standby, ms), (*path.stages, claim))
+def _extended(path: _Path, at: PeerId, claim: Claim, score: float) -> _Path:
+    standbys, cost = path.cost
+    ms = claim.range.layers * claim.layer_ms + (HOP_MS if claim.holder != at else 0.0)
+    weight = _WEIGHTS[claim.kind] if claim.standby else 0
+    return _Path((standbys + weight, cost + ms / score), path.token_ms + ms, (*path.stages, claim))
 
 
 def _returned(path: _Path, at: PeerId, entry: PeerId) -> _Path:
-    standbys, ms = path.cost
-    return _Path((standbys, ms + (HOP_MS if at != entry else 0.0)), path.stages)
+    standbys, cost = path.cost
+    ms = HOP_MS if at != entry else 0.0
+    return _Path((standbys, cost + ms), path.token_ms + ms, path.stages)
 
 
 def _what_is_missing(claims: Sequence[Claim], model: ModelDigest, layers: int) -> str:

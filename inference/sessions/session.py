@@ -22,6 +22,7 @@ from typing import assert_never
 
 from inference.sessions.events import (
     Alarm,
+    Blame,
     Emit,
     Ended,
     Fail,
@@ -45,6 +46,8 @@ from inference.sessions.place import Place
 from protocols import limits
 from protocols.errors import NoRoute
 from protocols.ids import PeerId, shortened
+from protocols.observations import Outcome
+from protocols.placement import LayerRange
 from protocols.session import (
     Downstream,
     OpenStage,
@@ -65,6 +68,7 @@ class Session:
     order: Order
     route: Sequence[Hop]
     replace: Replace
+    last_resort: Replace | None = None  # asked only when a range is lost and nobody else holds it
     phase: Phase = Phase.OPENING
     epoch: int = 0
     failovers: int = 0
@@ -118,7 +122,7 @@ class Session:
                 place.opened, place.advanced_s = True, now
                 return self._proceed(now)
             case StageRefused(reason):
-                return self._lose(index, f"refused: {reason}", now)
+                return self._lose(index, f"refused: {reason}", now, Outcome.REFUSED)
             case Progress():
                 if place.report(message, now):
                     self._moved_s = now
@@ -131,7 +135,7 @@ class Session:
                 if epoch != self.epoch and blames_downstream:
                     return []  # about a neighbour of an abandoned route
                 culprit = min(index + 1, len(self.places) - 1) if blames_downstream else index
-                return self._lose(culprit, reason, now)
+                return self._lose(culprit, reason, now, accuser=index)
             case _:
                 return self._lose(index, f"sent a {type(message).__name__}", now)
 
@@ -139,11 +143,11 @@ class Session:
         if message.epoch != self.epoch or self.phase is not Phase.RUNNING:
             return []
         if message.position != len(self.tokens) or index != len(self.places) - 1:
-            return self._lose(
-                index, f"sampled position {message.position}, and the log is at {len(self.tokens)}", now
-            )
+            reason = f"sampled position {message.position}, and the log is at {len(self.tokens)}"
+            return self._lose(index, reason, now, Outcome.WRONG)
         if message.token >= self.order.vocabulary:
-            return self._lose(index, f"sampled token {message.token} of {self.order.vocabulary}", now)
+            reason = f"sampled token {message.token} of {self.order.vocabulary}"
+            return self._lose(index, reason, now, Outcome.WRONG)
         self.places[index].advanced_s = self._moved_s = now
         self._filling = False
         self.tokens.append(message.token)
@@ -156,27 +160,47 @@ class Session:
 
     # Recovery
 
-    def _lose(self, index: int, reason: str, now: float) -> list[Output]:
-        """Every place that this peer fills is lost with it."""
+    def _lose(
+        self,
+        index: int,
+        reason: str,
+        now: float,
+        outcome: Outcome = Outcome.FAILED,
+        accuser: int | None = None,
+    ) -> list[Output]:
+        """Every place that this peer fills is lost with it. `accuser`: the place that this is known from, if it is another."""
+        blames = self._blames(index, reason, outcome, accuser)
         peer = self.places[index].peer
         self.excluded.add(peer)
         self.failovers += 1
         if self.failovers > limits.FAILOVERS_MAX:
-            return self._fail(
-                NoRoute(f"the session lost {self.failovers} stages; the last because: {reason}")
-            )
+            error = NoRoute(f"the session lost {self.failovers} stages; the last because: {reason}")
+            return [*blames, *self._fail(error)]
         lost = [at for at, place in enumerate(self.places) if place.peer == peer]
-        return self._rebuild(lost, reason, now)
+        return [*blames, *self._rebuild(lost, reason, now)]
+
+    def _blames(self, index: int, reason: str, outcome: Outcome, accuser: int | None) -> list[Output]:
+        place = self.places[index]
+        if accuser is None or self.places[accuser].peer == place.peer:
+            return [Blame(place.peer, place.range, outcome, reason)]
+        # Nobody can ruin another's name by a word that costs nothing.
+        other = self.places[accuser]
+        said = f"blamed for layers {place.range} by {shortened(other.peer)}: {reason}"
+        blamed = f"blamed {shortened(place.peer)} for layers {place.range}: {reason}"
+        return [
+            Blame(place.peer, place.range, Outcome.DISPUTED, said),
+            Blame(other.peer, other.range, Outcome.DISPUTED, blamed),
+        ]
 
     def _rebuild(self, lost: Sequence[int], reason: str, now: float) -> list[Output]:
         for index in lost:
             place = self.places[index]
-            replacement = self.replace(place.range, frozenset(self.excluded))
+            replacement = self._replacement(place.range)
             if replacement is None:
                 return self._fail(
                     NoRoute(
                         f"no standby is left for layers {place.range}, which {shortened(place.peer)} held ({reason}). "
-                        "See 'weft status'; offer the model again when more nodes are up."
+                        "See 'weft status'; offer the model again with 'weft offer' when more nodes are up."
                     )
                 )
             self._lost.append((index, place.peer, reason))
@@ -185,6 +209,11 @@ class Session:
         self.phase = Phase.REBUILDING
         reopened = [at for at, place in enumerate(self.places) if place.fresh and not place.opened]
         return [*[self._open(at, now) for at in reopened], *self._proceed(now), self._alarm(now)]
+
+    def _replacement(self, layers: LayerRange) -> PeerId | None:
+        excluded = frozenset(self.excluded)
+        found = self.replace(layers, excluded)
+        return self.last_resort(layers, excluded) if found is None and self.last_resort else found
 
     def _next_epoch(self) -> None:
         has_generated = len(self.tokens) > len(self.order.prompt)
@@ -310,11 +339,15 @@ class Session:
         for place in self.places:
             place.excuse(late_s, now)
         rows = min(limits.PREFILL_CHUNK_ROWS, len(self.tokens)) if self._filling else 1
+        late: list[Output] = []
         for index, place in enumerate(self.places):
             ailment = place.ailment(now, rows)
             if ailment and self._may_give_up(place, now):
-                return self._lose(index, ailment, now)
-        return [*self._nudge(now), self._alarm(now)]
+                return [*late, *self._lose(index, ailment, now)]
+            if ailment and not place.late:
+                place.late = True
+                late.append(Blame(place.peer, place.range, Outcome.LATE, ailment))
+        return [*late, *self._nudge(now), self._alarm(now)]
 
     def _nudge(self, now: float) -> list[Output]:
         """A row that got lost between two healthy stages leaves all of them idle: feed it again in a new epoch."""
@@ -331,8 +364,8 @@ class Session:
         return self._proceed(now)
 
     def _may_give_up(self, place: Place, now: float) -> bool:
-        # A slow stage is worth more than none: without a standby it is given longer.
-        if now - place.heard_s > limits.REPLY_S:
+        # A slow stage is worth more than none: without a standby it is given longer, unless it is not even open.
+        if now - (place.heard_s if place.opened else place.advanced_s) > limits.REPLY_S:
             return True
         return self.replace(place.range, frozenset(self.excluded | {place.peer})) is not None
 

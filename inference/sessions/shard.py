@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Protocol, assert_never
+from typing import assert_never
 
 import trio
 
+from inference.sessions.held import HeldShard as HeldShard
+from inference.sessions.held import HeldShards, loaded_shard
 from inference.sessions.relay import GiveBack, Outlet, Relay, StageKey
 from inference.sessions.stage import (
     Arrived,
@@ -34,9 +37,8 @@ from protocols.errors import (
     Unavailable,
     WorkerDied,
 )
-from protocols.ids import ModelDigest, NetworkId, PeerId
-from protocols.placement import LayerRange
-from protocols.seams import CacheSpec, Network, ShardId, ShardWorker
+from protocols.ids import NetworkId, PeerId
+from protocols.seams import CacheSpec, Network, ShardId, ShardWorker, Stepping
 from protocols.session import (
     SESSION_CODEC,
     CloseStage,
@@ -49,28 +51,13 @@ from protocols.session import (
     StageRefused,
     StageTrouble,
 )
-from protocols.tensor import DType, Frame
+from protocols.tensor import Frame
 
 FRAMES_WAITING_MAX = (
     2 * limits.CREDITS_PER_SESSION
 )  # those of an abandoned epoch may still lie before the new ones
 REROUTES_WAITING_MAX = limits.FAILOVERS_MAX
 CREDITS_TOGETHER = limits.CREDITS_PER_SESSION // 2  # returned in one message; the sender has as many left
-
-
-@dataclass(frozen=True, slots=True)
-class HeldShard:
-    """A shard that this node's worker holds. `width`: hidden size; `is_exact`: replayed rows may be joined."""
-
-    shard: ShardId
-    width: int
-    dtype: DType
-    is_exact: bool
-
-
-class HeldShards(Protocol):
-    def held(self, model: ModelDigest, layers: LayerRange) -> HeldShard | None:
-        """The shard for exactly that range, if the worker has it now."""
 
 
 class ShardServer:
@@ -94,15 +81,15 @@ class ShardServer:
         if not isinstance(opened, OpenStage):
             raise Malformed(f"a session begins with OpenStage, not {type(opened).__name__}", channel.peer)
         await self._end_earlier(opened, channel.peer)
-        held = self._shards.held(opened.model, opened.range)
-        refusal = self._refusal(opened, held)
-        if refusal or held is None:
-            await channel.send(StageRefused(refusal or "not held"))
+        refusal = self._refusal(opened, channel.peer)
+        if refusal:
+            await channel.send(StageRefused(refusal))
             return
         key, scope = (opened.session, opened.stage), trio.CancelScope()
         self.sessions[key], self._entries[key] = opened, (channel.peer, scope)
         try:
             with scope:
+                held = await loaded_shard(channel, opened, self._shards, self._work)
                 await self._open(channel, opened, held)
         finally:
             del self.sessions[key], self._entries[key]
@@ -142,10 +129,11 @@ class ShardServer:
         while self.sessions:
             await self._changed.wait()
 
-    def _refusal(self, opened: OpenStage, held: HeldShard | None) -> str:
+    def _refusal(self, opened: OpenStage, entry: PeerId) -> str:
         if self._refuses:
             return self._refuses
-        if held is None:
+        is_held = self._shards.held(opened.model, opened.range) is not None
+        if not is_held and not self._shards.can_load(opened.model, opened.range, entry):
             return f"layers {opened.range} of that model are not held here"
         if (opened.session, opened.stage) in self.sessions:
             return "that stage of the session is open already"
@@ -153,7 +141,10 @@ class ShardServer:
             return f"{limits.SESSIONS_MAX} sessions are open here"
         return ""
 
-    async def _open(self, channel: Channel[SessionMessage], opened: OpenStage, held: HeldShard) -> None:
+    async def _open(self, channel: Channel[SessionMessage], opened: OpenStage, held: HeldShard | str) -> None:
+        if isinstance(held, str):
+            await channel.send(StageRefused(held[:500]))
+            return
         spec = CacheSpec(opened.prompt_rows, opened.rows_max, opened.sampling)
         try:
             await self._worker.open_cache(held.shard, opened.session, opened.stage, spec)
@@ -168,7 +159,8 @@ class ShardServer:
 
     def _work(self) -> int:
         """Of all stages: one that waits for its turn is not to blame while the worker advances with another."""
-        return sum(self._worker.work(session, stage) for session, stage in self.sessions)
+        steps = sum(self._worker.work(session, stage) for session, stage in self.sessions)
+        return steps + self._shards.load_work()
 
     async def _close_cache(self, shard: ShardId, opened: OpenStage) -> None:
         try:
@@ -177,8 +169,17 @@ class ShardServer:
             return  # its caches went with it
 
 
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """A frame that found its stage idle: what the machine made of it, and the step if that has been started."""
+
+    outputs: list[Output]
+    stepping: Stepping | None
+    give_back: GiveBack
+
+
 class _StageTask:
-    """One open stage."""
+    """One open stage. A frame that finds it idle is on its way to the worker before the task has its turn."""
 
     def __init__(
         self,
@@ -196,9 +197,11 @@ class _StageTask:
         self._worker = worker
         self._work_done = work
         self._machine = Stage(opened, held.width, held.dtype, held.is_exact)
-        self._inbox_in, self._inbox = trio.open_memory_channel[tuple[Frame, GiveBack] | Reroute](
+        self._inbox_in, self._inbox = trio.open_memory_channel[_Taken | tuple[Frame, GiveBack] | Reroute](
             FRAMES_WAITING_MAX + REROUTES_WAITING_MAX
         )
+        self._waiting = 0  # in the inbox
+        self._is_idle = False
         self._sending: trio.CancelScope | None = None
         self._reroutes_waiting = 0
         self._keep_rows = math.inf  # those from here on will be undone by a reroute that waits
@@ -226,9 +229,27 @@ class _StageTask:
 
     def _deliver(self, frame: Frame, give_back: GiveBack) -> None:
         self._check(frame)
-        if self._inbox_in.statistics().current_buffer_used >= FRAMES_WAITING_MAX:
+        if self._waiting >= FRAMES_WAITING_MAX:
             raise Malformed("more frames than credits")
-        self._inbox_in.send_nowait((frame, give_back))
+        self._put(self._take(frame, give_back) if self._is_idle else (frame, give_back))
+
+    def _put(self, item: _Taken | tuple[Frame, GiveBack] | Reroute) -> None:
+        self._is_idle = False
+        self._waiting += 1
+        self._inbox_in.send_nowait(item)
+
+    def _take(self, frame: Frame, give_back: GiveBack) -> _Taken:
+        outputs, stepping = self._arrive(frame), None
+        if len(outputs) == 1 and isinstance(outputs[0], Compute):
+            with suppress(Unavailable, RemoteFault):  # it is tried again, and told to the entry
+                stepping = self._worker.start_step(self._held.shard, outputs[0].frame)
+        return _Taken(outputs, stepping, give_back)
+
+    def _arrive(self, frame: Frame) -> list[Output]:
+        try:
+            return self._machine.handle(Arrived(frame))
+        except Malformed as error:
+            return [Tell(StageTrouble(self._machine.epoch, str(error)[:500]))]
 
     async def _listen(self) -> None:
         while True:
@@ -252,24 +273,25 @@ class _StageTask:
         self._keep_rows = min(self._keep_rows, order.resume_at)
         if self._sending:
             self._sending.cancel()
-        self._inbox_in.send_nowait(order)
+        self._put(order)
 
     async def _work(self) -> None:
-        async for item in self._inbox:
-            if isinstance(item, Reroute):
-                self._reroutes_waiting -= 1
-                if not self._reroutes_waiting:
-                    self._keep_rows = math.inf
-                await self._act(self._machine.handle(item), _keep_back)
-                continue
-            frame, give_back = item
-            if frame.header.position >= self._keep_rows:
-                continue
-            try:
-                outputs = self._machine.handle(Arrived(frame))
-            except Malformed as error:
-                outputs = [Tell(StageTrouble(self._machine.epoch, str(error)[:500]))]
-            await self._act(outputs, give_back)
+        while True:
+            self._is_idle = not self._waiting
+            item = await self._inbox.receive()
+            self._is_idle = False
+            self._waiting -= 1
+            match item:
+                case Reroute():
+                    self._reroutes_waiting -= 1
+                    if not self._reroutes_waiting:
+                        self._keep_rows = math.inf
+                    await self._act(self._machine.handle(item), _keep_back)
+                case _Taken(outputs, stepping, give_back):
+                    await self._act(outputs, give_back, stepping)
+                case frame, give_back:
+                    if frame.header.position < self._keep_rows:
+                        await self._act(self._arrive(frame), give_back)
 
     def _check(self, frame: Frame) -> None:
         header = frame.header
@@ -279,11 +301,15 @@ class _StageTask:
                 f"rows of width {header.width} {header.dtype.name} do not fit layers {self._opened.range}"
             )
 
-    async def _act(self, outputs: list[Output], give_back: GiveBack) -> None:
+    async def _act(
+        self, outputs: list[Output], give_back: GiveBack, stepping: Stepping | None = None
+    ) -> None:
+        """`stepping`: of the first output, if that is a `Compute` and was started."""
         for output in outputs:
             match output:
                 case Compute(frame):
-                    await self._compute(frame, give_back)
+                    await self._compute(frame, give_back, stepping)
+                    stepping = None
                 case Forward(frame, downstream):
                     await self._forward(frame, downstream)
                 case Tell(message):
@@ -301,9 +327,10 @@ class _StageTask:
             owed = 0
         self._owed = self._machine.epoch, owed
 
-    async def _compute(self, frame: Frame, give_back: GiveBack) -> None:
+    async def _compute(self, frame: Frame, give_back: GiveBack, stepping: Stepping | None) -> None:
         try:
-            result = await self._worker.step(self._held.shard, frame)
+            stepping = stepping or self._worker.start_step(self._held.shard, frame)
+            result = await stepping.result()
         except (Unavailable, RemoteFault) as error:
             await self._tell(StageTrouble(self._machine.epoch, str(error)[:500]))
             await trio.sleep_forever()  # the entry closes this stage
@@ -316,6 +343,8 @@ class _StageTask:
             return
         outlet = self._outlet_to(downstream, epoch)
         try:
+            if outlet.send_nowait(frame):
+                return
             with trio.CancelScope() as self._sending:
                 await outlet.send(frame)
         except (Unavailable, RemoteFault) as error:
@@ -324,6 +353,8 @@ class _StageTask:
             self._sending = None
 
     async def _tell(self, message: SessionMessage) -> None:
+        if self._channel.send_nowait(message):
+            return
         with deadline(limits.REPLY_S, "the entry takes no messages"):
             await self._channel.send(message)
 

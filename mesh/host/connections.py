@@ -14,16 +14,13 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-import trio
-from libp2p.exceptions import BaseLibp2pError
-from libp2p.stream_muxer.yamux.yamux import Yamux
-
 from mesh.host import negotiation
 from mesh.host.framing import SecureConnection
-from mesh.host.stream import MuxedStream, is_lost
+from mesh.host.muxer import Muxer
+from mesh.host.stream import MuxedStream
 from mesh.rpc import deadline
 from protocols import limits
-from protocols.errors import Disconnected, Malformed, Overloaded
+from protocols.errors import Malformed
 from protocols.ids import PeerId
 from protocols.seams import ConnectionInfo, PeerDown, PeerEvent, PeerUp
 from protocols.streams import Plane, StreamKind
@@ -38,33 +35,30 @@ class Connection:
     peer: PeerId
     plane: Plane
     dialled: bool
-    muxed: Yamux
+    muxed: Muxer
     secured: SecureConnection
     opened_s: float
+    is_member: bool = False
+    address: str = ""  # where it was dialled, as the peer's contact names it
     is_retiring: bool = False
     opening: int = 0
     serving: int = 0
 
     @property
     def is_alive(self) -> bool:
-        return not is_lost(self.muxed)
+        return self.muxed.is_open
 
     @property
     def is_idle(self) -> bool:
-        return not (self.muxed.streams or self.opening or self.serving)
+        return not (self.muxed.has_streams or self.opening or self.serving)
 
     @property
     def info(self) -> ConnectionInfo:
         security = self.secured.negotiated_security_protocol
-        return ConnectionInfo(self.peer, self.plane, security, self.dialled)
+        return ConnectionInfo(self.peer, self.plane, security, self.dialled, self.is_member, self.address)
 
     async def open_stream(self, kind: StreamKind) -> MuxedStream:
-        """Raises `Unavailable`: `Overloaded` at the limit of one connection, where libp2p would wait in silence."""
-        own = sum(stream.is_initiator for stream in self.muxed.streams.values())
-        if own + self.opening >= limits.STREAMS_PER_CONNECTION_MAX:
-            raise Overloaded(
-                f"{limits.STREAMS_PER_CONNECTION_MAX} streams to {self.peer} are open: close some first"
-            )
+        """Raises `Unavailable`: `Overloaded` at the limit of one connection."""
         self.opening += 1
         try:
             with deadline(limits.OPEN_STREAM_S, f"{self.peer} did not answer for a stream"):
@@ -73,12 +67,7 @@ class Connection:
             self.opening -= 1
 
     async def _negotiate(self, kind: StreamKind) -> MuxedStream:
-        try:
-            # Shielded: a cancelled open keeps its slot for ever. The connection bounds how long its writes last.
-            with trio.CancelScope(shield=True):
-                stream = MuxedStream(self.peer, await self.muxed.open_stream())
-        except BaseLibp2pError as error:
-            raise Disconnected(f"the connection to {self.peer} ended") from error
+        stream = await self.muxed.open_stream(kind.priority)
         agreed = False
         try:
             await negotiation.propose(stream, kind.name)
@@ -87,8 +76,7 @@ class Connection:
             raise Malformed(str(error), self.peer) from error
         finally:
             if not agreed:
-                with trio.move_on_after(1, shield=True):
-                    await stream.reset()
+                await stream.reset()
         return stream
 
 
@@ -107,7 +95,7 @@ def weigh(old: Connection, new: Connection, own: PeerId) -> Verdict:
 
 
 class Connections:
-    """The table. `publish` is told when the first connection to a peer on a plane is there and when the last has gone;
+    """The table. `publish` is told when the first connection to a member on a plane is there and when the last has gone;
     `end` and `retire` are asked to carry out verdicts, without waiting."""
 
     def __init__(
@@ -121,7 +109,8 @@ class Connections:
         self._publish = publish
         self._end = end
         self._retire = retire
-        self._by_muxer: dict[Yamux, Connection] = {}
+        self._by_muxer: dict[Muxer, Connection] = {}
+        self._up: set[tuple[PeerId, Plane]] = set()
 
     def __iter__(self) -> Iterator[Connection]:
         return iter(tuple(self._by_muxer.values()))
@@ -131,7 +120,11 @@ class Connections:
         live = [each for each in self if each.peer == peer and each.plane is plane and each.is_alive]
         return sorted(live, key=lambda each: each.is_retiring)
 
-    def with_muxer(self, muxed: Yamux) -> Connection | None:
+    def to_member(self, peer: PeerId, plane: Plane) -> list[Connection]:
+        """Those of `to` that may carry this node's streams."""
+        return [each for each in self.to(peer, plane) if each.is_member]
+
+    def with_muxer(self, muxed: Muxer) -> Connection | None:
         return self._by_muxer.get(muxed)
 
     def add(self, new: Connection) -> None:
@@ -146,10 +139,13 @@ class Connections:
                     self._let_retire(old)
                 case Verdict.NEW_RETIRES:
                     self._let_retire(new)
-        is_first = not self.to(new.peer, new.plane)
         self._by_muxer[new.muxed] = new
-        if is_first:
-            self._publish(PeerUp(new.peer, new.plane))
+        self._tell(new.peer, new.plane)
+
+    def judged(self, connection: Connection, *, is_member: bool) -> None:
+        """A stranger has become a member, or the other way round."""
+        connection.is_member = is_member
+        self._tell(connection.peer, connection.plane)
 
     def _let_retire(self, connection: Connection) -> None:
         if not connection.is_retiring:
@@ -160,5 +156,13 @@ class Connections:
         """Idempotent; the connection is no longer alive."""
         if self._by_muxer.pop(connection.muxed, None) is None:
             return
-        if not self.to(connection.peer, connection.plane):
-            self._publish(PeerDown(connection.peer, connection.plane))
+        self._tell(connection.peer, connection.plane)
+
+    def _tell(self, peer: PeerId, plane: Plane) -> None:
+        is_up = bool(self.to_member(peer, plane))
+        if is_up and (peer, plane) not in self._up:
+            self._up.add((peer, plane))
+            self._publish(PeerUp(peer, plane))
+        elif not is_up and (peer, plane) in self._up:
+            self._up.discard((peer, plane))
+            self._publish(PeerDown(peer, plane))

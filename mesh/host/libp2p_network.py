@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -14,22 +15,29 @@ from libp2p.exceptions import BaseLibp2pError
 from mesh.feed import Feed
 from mesh.host.admission import Admission
 from mesh.host.connections import Connection, Connections
+from mesh.host.dialling import Candidate, Dialler, HostNames, Refusals, came_of
+from mesh.host.dnsaddr import SystemNames
 from mesh.host.guard import Guard
-from mesh.host.noise_xk import NoiseXk
+from mesh.host.interfaces import Reach, advertised, bound_to, is_own, own_interfaces
+from mesh.host.noise_xk import NoiseXk, Unanswered, WrongIdentity
 from mesh.host.plane import PlaneHost
 from mesh.host.quiet import silence_libp2p
 from mesh.host.serving import Serving
 from mesh.members.identity import Identity
-from mesh.rpc import deadline
 from protocols import limits
-from protocols.errors import Disconnected, NoRoute, Overloaded, Unauthenticated, Unavailable
-from protocols.ids import NetworkId, PeerId
+from protocols.addresses import TcpAddress
+from protocols.errors import Disconnected, NoRoute, Overloaded, RemoteFault, Unauthenticated, Unavailable
+from protocols.ids import NetworkId, PeerId, shortened
 from protocols.membership import Contact
-from protocols.seams import ConnectionInfo, PeerEvent, Stream, StreamHandler
+from protocols.seams import ConnectionInfo, Door, PeerEvent, Stream, StreamHandler
 from protocols.streams import Plane, StreamKind
+
+log = logging.getLogger("weft.host")
 
 LISTEN: Final[Mapping[Plane, Sequence[str]]] = dict.fromkeys(Plane, ("/ip4/0.0.0.0/tcp/0",))
 OPTIONS: Final[Mapping[Plane, str]] = {plane: f"listen_{plane.value}" for plane in Plane}
+
+ANYWHERE: Final = Reach()
 
 OPEN_ATTEMPTS: Final = 2
 RETIRE_CHECK_S: Final = 2.0  # by then both sides know which of two connections stays
@@ -37,9 +45,11 @@ RETIRE_CHECK_S: Final = 2.0  # by then both sides know which of two connections 
 
 @dataclass(slots=True)
 class _Acquaintance:
-    """How to dial a peer, and that only one task does at a time on each plane."""
+    """How to dial a peer, where it answered last, and that only one task dials at a time on each plane."""
 
     contact: Contact
+    good: dict[Plane, str] = field(default_factory=dict)
+    refusals: Refusals = field(default_factory=Refusals)
     dialling: dict[Plane, trio.Lock] = field(default_factory=lambda: {plane: trio.Lock() for plane in Plane})
 
     def addresses(self, plane: Plane) -> Sequence[str]:
@@ -59,8 +69,12 @@ class Libp2pNetwork:
         network_id: NetworkId,
         listen: Mapping[Plane, Sequence[str]] = LISTEN,
         options: Mapping[Plane, str] = OPTIONS,
+        reach: Reach = ANYWHERE,
+        names: HostNames | None = None,
     ) -> None:
         silence_libp2p()
+        self._reach = reach
+        self._dialler = Dialler(names or SystemNames(), own_interfaces)
         self._identity = identity
         self._listen = listen
         self._options = options
@@ -68,7 +82,7 @@ class Libp2pNetwork:
         self._acquaintances: dict[PeerId, _Acquaintance] = {}
         self._events: Feed[PeerEvent] = Feed()
         self._guard = Guard(BaseLibp2pError)
-        self._serving = Serving(self._admission, self._guard)
+        self._serving = Serving(self._guard)
         self._connections = Connections(identity.peer, self._events.tell, self._end, self._start_retiring)
         self._hosts = {plane: self._make_host(plane, network_id) for plane in Plane}
         self._nursery: trio.Nursery | None = None
@@ -78,18 +92,18 @@ class Libp2pNetwork:
             self._identity,
             network_id,
             static_of=self._static_of,
-            is_welcome=partial(self._is_welcome, plane),
+            show=self._admission.show,
+            judge=partial(self._judge, plane),
         )
         return PlaneHost(plane, self._identity, xk, self._guard, self._adopt, self._serving.serve)
 
-    def _is_welcome(self, plane: Plane, peer: PeerId) -> bool:
-        """Asked at the end of a handshake: members, and so many strangers that members always find room."""
-        if self._admission.is_member(peer):
-            return True
-        strangers = sum(
-            each.plane is plane and not self._admission.is_member(each.peer) for each in self._connections
-        )
-        return self._admission.may_connect(peer, plane) and strangers < limits.HALF_OPEN_MAX
+    def _judge(self, plane: Plane, peer: PeerId, shown: bytes, dialled: bool) -> None:
+        """Asked in a handshake: members may come, and so many strangers that members always find room."""
+        if self._admission.judge(peer, shown, plane, dialled=dialled):
+            return
+        strangers = sum(each.plane is plane and not each.is_member for each in self._connections)
+        if strangers >= limits.STRANGERS_MAX:
+            raise Overloaded("too many strangers are connected, try again in a while")
 
     # What others may know --------------------------------------------------------------------------------------------
 
@@ -107,7 +121,9 @@ class Libp2pNetwork:
         return self._guard.faults
 
     def addresses(self, plane: Plane) -> tuple[str, ...]:
-        return self._hosts[plane].addresses
+        """At most eight, of the interfaces that there are now."""
+        bound = bound_to(self._hosts[plane].addresses)
+        return advertised(bound, own_interfaces(), self._reach.interfaces, self._reach.told_on(plane))
 
     def connections(self) -> Sequence[ConnectionInfo]:
         return [connection.info for connection in self._connections if connection.is_alive]
@@ -120,27 +136,42 @@ class Libp2pNetwork:
     def learn(self, contact: Contact) -> None:
         known = self._acquaintances.get(contact.peer)
         if known is not None:
+            if contact.sequence > known.contact.sequence:
+                known.refusals.clear()
             known.contact = contact
             return
         if len(self._acquaintances) >= limits.MEMBERS_MAX:
-            self._forget_a_stranger()
+            self._forget_somebody()
         self._acquaintances[contact.peer] = _Acquaintance(contact)
 
-    def _forget_a_stranger(self) -> None:
+    def _forget_somebody(self) -> None:
         for peer in self._acquaintances:
-            if not self._admission.is_member(peer):
+            if not any(each.peer == peer for each in self._connections):
                 del self._acquaintances[peer]
                 return
-        raise Overloaded(f"{limits.MEMBERS_MAX} members are known, and there is room for no more")
+        raise Overloaded(f"{limits.MEMBERS_MAX} members are connected, and there is room for no more")
 
-    def admit(self, members: frozenset[PeerId]) -> None:
-        self._admission.members = members
+    def guard(self, door: Door) -> None:
+        self._admission.guard(door)
         for connection in self._connections:
-            if not self._admission.may_connect(connection.peer, connection.plane):
-                self._end(connection)
+            self._judge_again(connection)
 
-    def welcome_strangers(self, welcome: bool) -> None:
-        self._admission.strangers_welcome = welcome
+    def _judge_again(self, connection: Connection) -> bool:
+        """Whether a connection may stay."""
+        shown = connection.secured.shown
+        try:
+            is_member = self._admission.judge(
+                connection.peer, shown, connection.plane, dialled=connection.dialled
+            )
+        except Unauthenticated as refusal:
+            log.info("%s is disconnected: %s", shortened(connection.peer), refusal)
+            self._end(connection)
+            return False
+        if connection.is_member and not is_member:
+            self._end(connection)  # it may come again as the stranger that it is now
+            return False
+        self._connections.judged(connection, is_member=is_member)
+        return True
 
     def handle(self, kind: StreamKind, handler: StreamHandler) -> None:
         self._serving.handle(kind, handler)
@@ -149,26 +180,54 @@ class Libp2pNetwork:
 
     async def connect(self, peer: PeerId, plane: Plane) -> None:
         await trio.lowlevel.checkpoint()
-        if peer == self.peer or self._connections.to(peer, plane):
+        if peer == self.peer or self._connections.to_member(peer, plane):
             return
         known = self._acquaintances.get(peer)
         if known is None:
             raise NoRoute(f"no address of {peer} is known")
         async with known.dialling[plane]:
-            await self._dial(peer, plane, known.addresses(plane))
+            if not self._connections.to_member(peer, plane):
+                await self._dial(known, plane)
 
-    async def _dial(self, peer: PeerId, plane: Plane, addresses: Sequence[str]) -> None:
-        failure: Unavailable | Unauthenticated = NoRoute(f"no {plane.value} address of {peer} is known")
-        for address in addresses:
-            if self._connections.to(peer, plane):
-                return
-            try:
-                with deadline(limits.DIAL_S, f"{peer} did not answer at {address}"):
-                    await self._hosts[plane].dial(peer, address)
-            except (Unavailable, Unauthenticated) as error:
-                failure = error
-        if not self._connections.to(peer, plane):
-            raise failure
+    async def _dial(self, known: _Acquaintance, plane: Plane) -> None:
+        peer, now = known.contact.peer, trio.current_time()
+        allowed = [each for each in known.addresses(plane) if known.refusals.may_dial(each, now)]
+        if not allowed:
+            raise NoRoute(f"no {plane.value} address of {peer} is left to dial")
+        is_usable, attempt = partial(self._is_usable, peer), partial(self._try, known, plane)
+        try:
+            winner = await self._dialler.first_to_answer(
+                allowed, known.good.get(plane, ""), is_usable, attempt
+            )
+        except (Unavailable, RemoteFault):
+            if not self._connections.to_member(peer, plane):  # the peer may have dialled meanwhile
+                raise
+        else:
+            known.good[plane] = winner.named
+
+    async def _try(self, known: _Acquaintance, plane: Plane, candidate: Candidate) -> None:
+        peer = known.contact.peer
+        if self._connections.to_member(peer, plane):
+            return
+        try:
+            await self._hosts[plane].dial(peer, str(candidate.address))
+        except (Unavailable, Unauthenticated) as error:
+            is_proven = came_of(error, WrongIdentity)
+            if is_proven or came_of(error, Unanswered):
+                known.refusals.refused(candidate.named, trio.current_time(), is_proven=is_proven)
+            raise
+        for connection in self._connections.to_member(peer, plane):
+            if connection.dialled and not connection.address:
+                connection.address = candidate.named
+
+    def _is_usable(self, peer: PeerId, address: TcpAddress) -> bool:
+        """Not this node's own, nor one where another peer answers right now."""
+        interfaces = own_interfaces()
+        for plane, host in self._hosts.items():
+            if is_own(address, bound_to(host.addresses), interfaces, self._reach.told_on(plane)):
+                return False
+        text = str(address)
+        return not any(each.address == text and each.peer != peer for each in self._connections)
 
     async def disconnect(self, peer: PeerId) -> None:
         for connection in self._connections:
@@ -188,12 +247,10 @@ class Libp2pNetwork:
         if known is not None or not connection.is_alive:
             return known or connection
         connection.secured.on_closed = lambda: self._connections.remove(connection)
-        admission = self._admission
-        if not connection.dialled and not admission.may_connect(connection.peer, connection.plane):
-            self._end(connection)  # no longer welcome since its handshake
-            return connection
+        if not self._judge_again(connection):
+            return connection  # no longer welcome since its handshake
         self._connections.add(connection)
-        if not admission.is_member(connection.peer):
+        if not connection.is_member:
             self._start(self._end_stranger, connection)
         return connection
 
@@ -208,7 +265,7 @@ class Libp2pNetwork:
 
     async def _end_stranger(self, connection: Connection) -> None:
         await trio.sleep(limits.STRANGER_S)
-        if not self._admission.is_member(connection.peer):
+        if not connection.is_member:
             self._end(connection)
 
     def _start_retiring(self, connection: Connection) -> None:
@@ -233,7 +290,7 @@ class Libp2pNetwork:
             return self._serving.open_to_self(self.peer, kind, self._nursery)
         for _ in range(OPEN_ATTEMPTS):
             await self.connect(peer, kind.plane)
-            for connection in self._connections.to(peer, kind.plane)[:1]:
+            for connection in self._connections.to_member(peer, kind.plane)[:1]:
                 try:
                     return await connection.open_stream(kind)
                 except Disconnected:

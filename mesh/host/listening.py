@@ -12,12 +12,8 @@ from collections.abc import Sequence
 import trio
 from multiaddr import Multiaddr
 from multiaddr.exceptions import Error as MultiaddrError
-from multiaddr.utils import get_network_addrs
 
-from protocols import limits
 from protocols.errors import UserError
-
-_WILDCARDS = {"0.0.0.0": "ip4", "::": "ip6"}  # noqa: S104  (to tell what the user asked for)
 
 
 async def bind(addresses: Sequence[str], option: str) -> list[trio.SocketListener]:
@@ -75,19 +71,10 @@ def _parse(address: str, option: str) -> tuple[str, int]:
     return str(host), port
 
 
-def reachable_at(listeners: Sequence[trio.SocketListener]) -> tuple[str, ...]:
-    """Multiaddrs for others to dial: every address of this machine in place of a wildcard, loopback only if it is all."""
-    found: list[str] = []
-    for listener in listeners:
-        host, port = listener.socket.getsockname()[:2]
-        version = _WILDCARDS.get(host)
-        if version is None:
-            found.append(f"/{'ip6' if ':' in host else 'ip4'}/{host}/tcp/{port}")
-            continue
-        loopback = "127.0.0.1" if version == "ip4" else "::1"
-        outward = [each for each in get_network_addrs(4 if version == "ip4" else 6) if each != loopback]
-        found += [f"/{version}/{each}/tcp/{port}" for each in outward or [loopback]]
-    return tuple(found[: limits.ADDRESSES_MAX])
+def bound_at(listeners: Sequence[trio.SocketListener]) -> tuple[str, ...]:
+    """Multiaddrs with the ports that were taken; a wildcard stays one."""
+    names = [listener.socket.getsockname()[:2] for listener in listeners]
+    return tuple(f"/{'ip6' if ':' in host else 'ip4'}/{host}/tcp/{port}" for host, port in names)
 
 
 async def close_all(listeners: Sequence[trio.SocketListener]) -> None:

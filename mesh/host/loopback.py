@@ -39,6 +39,16 @@ class _Pipe:
             self._readable.unpark_all()
         self._check_writable()
 
+    def write_now(self, data: bytes | bytearray | memoryview) -> bool:
+        """All of it or nothing."""
+        self._check_writable()
+        whole = memoryview(data).cast("B")
+        if len(whole) > WINDOW_BYTES - len(self._pending):
+            return False
+        self._pending += whole
+        self._readable.unpark_all()
+        return True
+
     def _check_writable(self) -> None:
         if self._broken or self._closed:
             raise Disconnected("the stream was reset" if self._broken else "the stream is closed")
@@ -86,6 +96,9 @@ class LoopbackStream:
 
     async def send(self, data: bytes | bytearray | memoryview) -> None:
         await self._outbound.write(data)
+
+    def send_nowait(self, data: bytes | bytearray | memoryview) -> bool:
+        return self._outbound.write_now(data)
 
     async def receive(self, max_bytes: int = 65_536) -> bytes:
         return await self._inbound.read(max_bytes)

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import cast
+from typing import TypeVar
 
 import trio
 from libp2p import new_swarm
@@ -31,8 +31,7 @@ from libp2p.network.stream.net_stream import NetStream
 from libp2p.network.swarm import Swarm
 from libp2p.peer.id import ID
 from libp2p.rcmgr import Direction, ResourceLimits, ResourceManager
-from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX_ID
-from libp2p.stream_muxer.yamux.yamux import Yamux, YamuxStream
+from libp2p.security.exceptions import HandshakeFailure
 from libp2p.tools.anyio_service import background_trio_service
 from libp2p.transport.tcp.tcp import TCP
 from multiaddr import Multiaddr
@@ -40,15 +39,16 @@ from multiaddr.exceptions import Error as MultiaddrError
 
 from mesh.host import listening, noise_xk
 from mesh.host.connections import Connection
-from mesh.host.framing import SecureConnection
 from mesh.host.guard import Guard
-from mesh.host.noise_xk import NoiseXk, WrongIdentity
+from mesh.host.half_open import HalfOpen
+from mesh.host.muxer import Muxer
+from mesh.host.noise_xk import NoiseXk, TurnedAway, Unwelcome, WrongIdentity
 from mesh.host.security import XkOnly, YamuxOnly
 from mesh.host.stream import MuxedStream
 from mesh.members.identity import Identity
 from mesh.rpc import deadline
 from protocols import limits
-from protocols.errors import Disconnected, NoRoute, Unauthenticated
+from protocols.errors import Disconnected, NoRoute, Overloaded, Unauthenticated, Unavailable
 from protocols.ids import PeerId
 from protocols.streams import Plane
 
@@ -69,23 +69,23 @@ class PlaneHost:
         serve: Callable[[Connection, MuxedStream], Awaitable[None]],
     ) -> None:
         self.plane = plane
-        self._swarm = make_swarm(identity, xk)
+        self._swarm = make_swarm(identity, xk, guard)
         self._swarm.register_notifee(_Newcomers(self._adopt))
         self._swarm.set_stream_handler(self._serve)
         self._guard = guard
         self._report = adopt
         self._handle = serve
-        self._half_open = 0
+        self._half_open = HalfOpen()
         self._listeners: list[trio.SocketListener] = []
         self.addresses: tuple[str, ...] = ()
 
     async def bind(self, listen: Sequence[str], option: str) -> None:
-        """Take the sockets, after which `addresses` are known; whoever dials now waits for `run`.
+        """Take the sockets, after which `addresses` (with wildcards) are known; whoever dials now waits for `run`.
 
         Raises `UserError` for an address that cannot be listened on, which names `option`.
         """
         self._listeners = await listening.bind(listen, option)
-        self.addresses = listening.reachable_at(self._listeners)
+        self.addresses = listening.bound_at(self._listeners)
 
     async def let_go(self) -> None:
         await listening.close_all(self._listeners)
@@ -103,47 +103,50 @@ class PlaneHost:
         try:
             await self._swarm.dial_addr(Multiaddr(address), ID.from_base58(peer))
         except BaseLibp2pError as error:
-            if _has_cause(error, WrongIdentity):
-                raise Unauthenticated(f"whoever answers at {address} is not {peer}", peer) from error
-            raise Disconnected(
-                f"{peer} does not answer at {address}, or does not let this node in"
-            ) from error
+            raise _refusal(peer, address, error) from error
         except (MultiaddrError, ValueError) as error:  # the latter for an id that is not base58
             raise NoRoute(f"{address!r} is no address, or {peer!r} no peer") from error
 
     async def _accept(self, stream: trio.SocketStream) -> None:
         """Runs as long as the connection, since trio closes the socket when it returns."""
-        if self._half_open >= limits.HALF_OPEN_MAX:
+        try:
+            place = self._half_open.enter(str(stream.socket.getpeername()[0]), trio.current_time())
+        except (OSError, Overloaded) as error:  # it has left again, or is one of too many to log each of them
+            self._guard.faults[type(error).__name__] += 1
             return
-        upgraded: list[Yamux] = []
-        self._half_open += 1
+        upgraded: list[Muxer] = []
         try:
             await self._guard.contain("an inbound handshake", partial(self._upgrade, stream, upgraded.append))
         finally:
-            self._half_open -= 1
+            self._half_open.leave(place)
         for muxed in upgraded:
             await muxed.event_closed.wait()
 
-    async def _upgrade(self, stream: trio.SocketStream, keep: Callable[[Yamux], None]) -> None:
+    async def _upgrade(self, stream: trio.SocketStream, keep: Callable[[Muxer], None]) -> None:
         raw = RawConnection(TrioTCPStream(stream), False)
-        with deadline(limits.HANDSHAKE_S, "the handshake was not done"):
-            muxed = await self._swarm.upgrade_inbound_raw_conn(raw, Multiaddr("/ip4/0.0.0.0/tcp/0"))
-        assert isinstance(muxed, Yamux)
+        try:
+            with deadline(limits.HANDSHAKE_S, "the handshake was not done"):
+                muxed = await self._swarm.upgrade_inbound_raw_conn(raw, Multiaddr("/ip4/0.0.0.0/tcp/0"))
+        except BaseLibp2pError as error:
+            raise _inbound_failure(error) from error
+        assert isinstance(muxed, Muxer)
         keep(muxed)
 
     def _adopt(self, conn: SwarmConn) -> Connection:
-        muxed, secured = conn.muxed_conn, getattr(conn.muxed_conn, "secured_conn", None)
-        assert isinstance(muxed, Yamux)
-        assert isinstance(secured, SecureConnection)
+        muxed = conn.muxed_conn
+        assert isinstance(muxed, Muxer)
         peer, is_dialled = PeerId(muxed.peer_id.to_base58()), conn.direction is Direction.OUTBOUND
-        return self._report(Connection(peer, self.plane, is_dialled, muxed, secured, trio.current_time()))
+        return self._report(
+            Connection(peer, self.plane, is_dialled, muxed, muxed.secured_conn, trio.current_time())
+        )
 
     async def _serve(self, stream: INetStream) -> None:
         # A stream may be accepted before its connection has been announced.
         assert isinstance(stream, NetStream)
         assert isinstance(stream.swarm_conn, SwarmConn)
         connection = self._adopt(stream.swarm_conn)
-        muxed = MuxedStream(connection.peer, cast("YamuxStream", stream.muxed_stream))
+        muxed = stream.muxed_stream
+        assert isinstance(muxed, MuxedStream)
         await self._guard.contain("an inbound stream", lambda: self._handle(connection, muxed))
 
 
@@ -183,12 +186,11 @@ class _Newcomers(INotifee):
         pass
 
 
-def make_swarm(identity: Identity, xk: NoiseXk) -> Swarm:
+def make_swarm(identity: Identity, xk: NoiseXk, guard: Guard) -> Swarm:
     """A swarm that speaks XK and yamux over TCP alone, under limits of ours, and does nothing on its own."""
     swarm = new_swarm(
         key_pair=create_new_key_pair(identity.signing_seed),
         sec_opt={TProtocol(noise_xk.PROTOCOL_ID): xk},  # the default list ends in plaintext
-        muxer_opt={TProtocol(YAMUX_ID): Yamux},
         transports=[TCP()],
         retry_config=RetryConfig(max_retries=0),
         connection_config=ConnectionConfig(
@@ -204,7 +206,7 @@ def make_swarm(identity: Identity, xk: NoiseXk) -> Swarm:
     assert isinstance(swarm, Swarm)
     swarm.auto_connector = _NoAutoConnector(swarm)
     swarm.upgrader.security_multistream = XkOnly(xk)
-    swarm.upgrader.muxer_multistream = YamuxOnly()
+    swarm.upgrader.muxer_multistream = YamuxOnly(guard)
     return swarm
 
 
@@ -224,7 +226,36 @@ def _resource_manager() -> ResourceManager:
     )
 
 
-def _has_cause(error: BaseException | None, kind: type[BaseException]) -> bool:
+def _refusal(peer: PeerId, address: str, error: BaseException) -> Unavailable | Unauthenticated:
+    """What a failed dial means, by what the handshake said, if it came to one."""
+    match _cause(error, HandshakeFailure):
+        case WrongIdentity():
+            return Unauthenticated(f"whoever answers at {address} is not {peer}", peer)
+        case TurnedAway() as told:
+            return Unauthenticated(f"{peer} does not let this node in: {told}", peer)
+        case Unwelcome() as told:
+            return Unauthenticated(str(told), peer)
+        case HandshakeFailure() as failure:
+            return Disconnected(f"no handshake with {peer} at {address}: {failure}")
+        case _:
+            return Disconnected(f"{peer} does not answer at {address}")
+
+
+def _inbound_failure(error: BaseLibp2pError) -> Exception:
+    """What a handshake failed of, rather than libp2p's words around it."""
+    match _cause(error, HandshakeFailure):
+        case WrongIdentity() | Unwelcome() as failure:
+            return Unauthenticated(str(failure))
+        case TurnedAway() as told:
+            return Disconnected(f"a visitor does not take this node for a member: {told}")
+        case failure:
+            return failure or error
+
+
+CauseT = TypeVar("CauseT", bound=BaseException)
+
+
+def _cause(error: BaseException | None, kind: type[CauseT]) -> CauseT | None:
     while error is not None and not isinstance(error, kind):
         error = error.__cause__
-    return error is not None
+    return error

@@ -15,12 +15,13 @@ from libp2p.protocol_muxer.exceptions import MultiselectError
 from libp2p.security.exceptions import HandshakeFailure
 from libp2p.security.security_multistream import SecurityMultistream
 from libp2p.stream_muxer.muxer_multistream import MuxerMultistream
-from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX_ID
-from libp2p.stream_muxer.yamux.yamux import Yamux
 
 from mesh.host import negotiation, noise_xk
 from mesh.host.framing import RAW_ERRORS, RawWire, SecureConnection
+from mesh.host.guard import Guard
+from mesh.host.muxer import Muxer
 from mesh.host.noise_xk import NoiseXk
+from mesh.host.yamux import PROTOCOL_ID as YAMUX_ID
 from protocols import limits
 from protocols.errors import Disconnected, Malformed, NoRoute
 from protocols.ids import PeerId
@@ -61,12 +62,15 @@ class XkOnly(SecurityMultistream):
 
 
 class YamuxOnly(MuxerMultistream):
-    """Negotiates yamux over the encrypted connection. Raises libp2p's `MultiselectError`."""
+    """Negotiates yamux over the encrypted connection, which libp2p would then build its own of whatever `muxer_opt` says.
+    Raises libp2p's `MultiselectError`."""
 
-    def __init__(self) -> None:
-        super().__init__({TProtocol(YAMUX_ID): Yamux})
+    def __init__(self, guard: Guard) -> None:
+        super().__init__({})
+        self._guard = guard
 
     async def new_conn(self, conn: ISecureConn, peer_id: ID) -> IMuxedConn:
+        assert isinstance(conn, SecureConnection)
         wire = _SecureWire(conn)
         try:
             with trio.fail_after(limits.HANDSHAKE_S):
@@ -76,7 +80,7 @@ class YamuxOnly(MuxerMultistream):
                     await negotiation.accept(wire, lambda proposed: proposed == YAMUX_ID)
         except (Disconnected, Malformed, NoRoute, trio.TooSlowError) as error:
             raise MultiselectError(f"no muxer was agreed on: {error}") from error
-        muxed = Yamux(conn, peer_id, is_initiator=conn.is_initiator)
+        muxed = Muxer(conn, peer_id, self._guard)
         return self._annotate_connection(muxed, conn, TProtocol(YAMUX_ID))
 
 

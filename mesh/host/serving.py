@@ -9,7 +9,7 @@ from typing import Final
 import trio
 
 from mesh.host import negotiation
-from mesh.host.admission import Admission
+from mesh.host.admission import may_open
 from mesh.host.connections import Connection
 from mesh.host.guard import Guard
 from mesh.host.loopback import LoopbackStream, loopback_pair
@@ -27,8 +27,7 @@ LINGER_S: Final = 30.0  # how long a peer may go on with a stream whose handler 
 class Serving:
     """The handlers of this node, by stream kind."""
 
-    def __init__(self, admission: Admission, guard: Guard) -> None:
-        self._admission = admission
+    def __init__(self, guard: Guard) -> None:
         self._guard = guard
         self._handlers: dict[str, tuple[StreamKind, StreamHandler]] = {}
 
@@ -49,7 +48,8 @@ class Serving:
         try:
             if connection.serving > limits.STREAMS_PER_CONNECTION_MAX:
                 raise Overloaded(f"{connection.peer} has too many streams open")
-            kind, handler = await self._agree(connection.peer, connection.plane, stream)
+            kind, handler = await self._agree(connection, stream)
+            stream.set_priority(kind.priority)
             await self._guard.serve(kind.name, stream, handler)
             await _see_out(stream)
         finally:
@@ -57,14 +57,13 @@ class Serving:
             with trio.move_on_after(1, shield=True):
                 await stream.reset()
 
-    async def _agree(
-        self, peer: PeerId, plane: Plane, stream: MuxedStream
-    ) -> tuple[StreamKind, StreamHandler]:
+    async def _agree(self, connection: Connection, stream: MuxedStream) -> tuple[StreamKind, StreamHandler]:
         """Raises `Unauthenticated` for a kind that is not open to the peer, and what negotiation raises."""
+        peer = connection.peer
         with deadline(limits.OPEN_STREAM_S, f"{peer} did not say what its stream is for"):
-            name, _ = await negotiation.accept(stream, partial(self._is_served, plane))
+            name, _ = await negotiation.accept(stream, partial(self._is_served, connection.plane))
         kind, handler = self._handlers[name]
-        if not self._admission.may_open(peer, kind):
+        if not may_open(kind, is_member=connection.is_member):
             raise Unauthenticated(f"{peer} is no member and opened {name}", peer)
         return kind, handler
 

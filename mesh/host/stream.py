@@ -1,159 +1,147 @@
-"""A yamux stream as `protocols.seams.Stream`: everything that is known here of py-libp2p's muxer.
+"""A yamux stream as `protocols.seams.Stream`, and as libp2p's swarm wants it.
 
-What the stock stream does and this one does not:
+What libp2p's own stream does and this one does not:
 * a write gives up after 5 s without a window update, which a reader busy for longer turns into a reset: here a writer waits
-  for the window before it hands a chunk down, for as long as the reader likes;
-* a read that is cancelled while it sends its window update loses the bytes: here nothing is taken before it can be returned;
+  for as long as the reader likes, and whoever has a deadline sets it around the call;
+* a read that is cancelled while it sends its window update loses the bytes: here nothing is awaited once they are taken;
 * a reset from this side does not wake a reader of this side;
 * the end of the connection looks like the end of the stream: here it is `Disconnected`.
 """
 
 from __future__ import annotations
 
-from contextlib import suppress
-from typing import Final
+from typing import TYPE_CHECKING, Final, Self
 
 import trio
-from libp2p.network.connection.exceptions import RawConnError
-from libp2p.stream_muxer.exceptions import MuxedStreamEOF, MuxedStreamError, MuxedStreamReset
-from libp2p.stream_muxer.yamux.yamux import HEADER_SIZE, Yamux, YamuxStream
+from libp2p.abc import IMuxedStream
 
-from mesh.host.framing import PLAIN_BYTES_MAX, RAW_ERRORS, SecureConnection
+from mesh.host.outbox import Parcel
+from mesh.host.substream import Substream
 from protocols.errors import Disconnected
 from protocols.ids import PeerId
+from protocols.streams import Priority
 
-CHUNK_BYTES: Final = PLAIN_BYTES_MAX - HEADER_SIZE  # one yamux frame in one Noise frame
+if TYPE_CHECKING:
+    from mesh.host.muxer import Muxer
+
 READ_BYTES: Final = 65_536
-WINDOW_POLL_S_MIN: Final = 0.002  # yamux tells nobody of a window update
-WINDOW_POLL_S_MAX: Final = 0.032
-CLOSE_S: Final = 1.0  # to hand the last frame to the connection, even for a caller that is cancelled
-
-_BROKEN: Final = (MuxedStreamError, MuxedStreamReset, MuxedStreamEOF, RawConnError, *RAW_ERRORS)
+CALLS_PER_TURN: Final = 32  # that need not wait, before other tasks have a turn
 
 
-def is_lost(connection: Yamux) -> bool:
-    """Whether a connection has ended or is about to."""
-    secured = connection.secured_conn
-    return connection.event_shutting_down.is_set() or (
-        isinstance(secured, SecureConnection) and secured.is_closed
-    )
+class MuxedStream(IMuxedStream):
+    """One end; implements `protocols.seams.Stream`. Raises `Disconnected` where that says so."""
 
-
-class MuxedStream:
-    """One end of a yamux stream; implements `protocols.seams.Stream`."""
-
-    def __init__(self, peer: PeerId, muxed: YamuxStream) -> None:
+    def __init__(self, muxer: Muxer, peer: PeerId, substream: Substream) -> None:
+        self.muxed_conn = muxer
+        self._muxer = muxer
         self._peer = peer
-        self._muxed = muxed
-        self._connection: Yamux = muxed.conn
-        self._was_reset_here = False
+        self._substream = substream
         self._pending = bytearray()
+        self._readable = trio.lowlevel.ParkingLot()
+        self._writable = trio.lowlevel.ParkingLot()
+        self._was_reset_here = False
+        self._calls = 0
 
     @property
     def peer(self) -> PeerId:
         return self._peer
 
-    async def send(self, data: bytes | bytearray | memoryview) -> None:
-        rest = memoryview(data).cast("B")
-        await trio.lowlevel.checkpoint_if_cancelled()
-        self._check_open()
-        while rest:
-            room = await self._await_window()
-            chunk, rest = bytes(rest[: min(room, CHUNK_BYTES)]), rest[min(room, CHUNK_BYTES) :]
-            try:
-                await self._muxed.write(chunk)
-            except _BROKEN as error:
-                raise Disconnected("the stream or its connection ended") from error
+    @property
+    def is_over(self) -> bool:
+        """Reset by the peer."""
+        return self._substream.was_reset
 
-    async def _await_window(self) -> int:
-        pause_s = WINDOW_POLL_S_MIN
-        while self._muxed.send_window <= 0:
-            self._check_open()
-            await trio.sleep(pause_s)
-            pause_s = min(2 * pause_s, WINDOW_POLL_S_MAX)
-        return self._muxed.send_window
+    def set_priority(self, priority: Priority) -> None:
+        self._substream.priority = priority
+
+    def wake(self) -> None:
+        """Something has changed."""
+        for lot in (self._readable, self._writable):
+            if lot:
+                lot.unpark_all()
+
+    async def _take_turns(self) -> None:
+        """A checkpoint, though not every time: one costs as much as the call itself."""
+        self._calls += 1
+        if self._calls % CALLS_PER_TURN:
+            await trio.lowlevel.checkpoint_if_cancelled()
+        else:
+            await trio.lowlevel.checkpoint()
+
+    # Sending -----------------------------------------------------------------------------------------------------------
+
+    async def send(self, data: bytes | bytearray | memoryview) -> None:
+        """`data` is sent from where it lies and may be changed again when this returns, or is cancelled."""
+        await self._take_turns()
+        self._check_open()
+        parcel = Parcel(self._substream, memoryview(data).cast("B"))
+        if parcel.is_taken:
+            return
+        try:
+            self._muxer.writer.post(parcel)
+            while not parcel.is_taken:
+                await self._writable.park()
+                self._check_open()
+        finally:
+            if not parcel.is_taken:
+                self._muxer.writer.withdraw(parcel)
+
+    def send_nowait(self, data: bytes | bytearray | memoryview) -> bool:
+        self._check_open()
+        parcel = Parcel(self._substream, memoryview(data).cast("B"))
+        if len(parcel.rest) > self._substream.credit_bytes or not self._muxer.writer.is_free(self._substream):
+            return False
+        if not parcel.is_taken:
+            self._muxer.writer.post(parcel)
+            if not parcel.is_taken:  # it is the writer's task now, and the memory the caller's again
+                parcel.rest = memoryview(bytes(parcel.rest))
+        return True
 
     def _check_open(self) -> None:
-        muxed = self._muxed
-        if self._has_failed() or muxed.closed or muxed.send_closed:
-            raise Disconnected("the stream is closed" if muxed.send_closed else "the stream was reset")
+        if self._substream.has_ended_here:
+            raise Disconnected("the stream is closed")
+        if self._substream.was_reset or self._muxer.is_lost:
+            raise Disconnected("the stream was reset or its connection ended")
 
-    def _has_failed(self) -> bool:
-        """Reset from here, or the connection is gone, or reset by the peer before it had closed."""
-        muxed = self._muxed
-        return (
-            self._was_reset_here
-            or is_lost(self._connection)
-            or (muxed.reset_received and not muxed.recv_closed)
-        )
+    # Receiving ---------------------------------------------------------------------------------------------------------
 
-    async def receive(self, max_bytes: int = 65_536) -> bytes:
+    async def receive(self, max_bytes: int = READ_BYTES) -> bytes:
+        await self._take_turns()
         if self._pending:
-            await trio.lowlevel.checkpoint()
             return self._take_pending(max_bytes)
         return await self._fetch(max_bytes)
 
     async def _fetch(self, max_bytes: int) -> bytes:
-        await self._await_readable()
-        if self._has_failed():
-            raise Disconnected("the stream was reset or its connection ended")
-        if not self._buffer():
-            return b""
-        data = b""
-        # Shielded, since a cancelled read forgets what it took; the connection bounds how long its writes last.
-        with trio.CancelScope(shield=True):
-            try:
-                data = await self._muxed.read(max_bytes)
-            except _BROKEN as error:
-                raise Disconnected("the stream or its connection ended") from error
-        return data
-
-    def _buffer(self) -> bytearray | None:
-        return self._connection.stream_buffers.get(self._muxed.stream_id)
-
-    async def _await_readable(self) -> None:
-        events, number = self._connection.stream_events, self._muxed.stream_id
-        await trio.lowlevel.checkpoint_if_cancelled()
-        while not (self._buffer() or self._muxed.recv_closed or self._muxed.closed or self._has_failed()):
-            event = events.get(number)
-            if event is None:
-                break
-            await event.wait()
-            if events.get(number) is event:
-                events[number] = trio.Event()
+        substream = self._substream
+        while True:
+            if substream.was_reset and (self._was_reset_here or not substream.has_ended_there):
+                raise Disconnected("the stream was reset")
+            if substream.inbox.size_bytes and (substream.has_ended_there or not self._muxer.is_lost):
+                return self._muxer.read(substream, max_bytes)
+            if substream.has_ended_there:
+                return b""
+            if self._muxer.is_lost:
+                raise Disconnected("the connection ended")
+            await self._readable.park()
 
     def _take_pending(self, max_bytes: int) -> bytes:
         data = bytes(self._pending[:max_bytes])
         del self._pending[:max_bytes]
         return data
 
+    # The end -----------------------------------------------------------------------------------------------------------
+
     async def close(self) -> None:
-        with trio.move_on_after(CLOSE_S, shield=True), suppress(*_BROKEN):
-            if not self._muxed.send_closed:
-                await self._muxed.close()
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        self._muxer.end(self._substream)
 
     async def reset(self) -> None:
-        muxed = self._muxed
-        if self._was_reset_here or (muxed.send_closed and muxed.recv_closed and not self._has_failed()):
-            return
-        self._was_reset_here = True
-        event = self._connection.stream_events.get(muxed.stream_id)
-        with trio.move_on_after(CLOSE_S, shield=True), suppress(*_BROKEN):
-            await muxed.reset()
-        if event is not None:
-            event.set()
-        self._forget()
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        if not self._substream.is_gone:
+            self._was_reset_here = True
+            self._muxer.reset(self._substream)
 
-    def _forget(self) -> None:
-        """Unread data of a stream that was reset would keep it in yamux's tables for a minute and more."""
-        for table in (
-            self._connection.streams,
-            self._connection.stream_buffers,
-            self._connection.stream_events,
-        ):
-            table.pop(self._muxed.stream_id, None)
-
-    # What negotiation needs ------------------------------------------------------------------------------------------
+    # What negotiation needs --------------------------------------------------------------------------------------------
 
     async def read_exactly(self, count: int) -> bytes:
         """Keeps what arrived too early for `receive`. Raises `Disconnected`."""
@@ -164,5 +152,19 @@ class MuxedStream:
             self._pending += chunk
         return self._take_pending(count)
 
+    # What the swarm may ask for ----------------------------------------------------------------------------------------
+
+    async def read(self, n: int | None = None) -> bytes:
+        return await self.receive(READ_BYTES if n is None or n < 0 else n)
+
     async def write(self, data: bytes) -> None:
         await self.send(data)
+
+    def set_deadline(self, ttl: int) -> None:
+        """Deadlines are set around calls here, not in streams."""
+
+    def get_remote_address(self) -> tuple[str, int] | None:
+        return self._muxer.get_remote_address()
+
+    async def __aenter__(self) -> Self:
+        return self

@@ -1,180 +1,272 @@
-"""`Members`: the machines of this package over a network, a clock and a disk.
+"""`Members`: who is in this node's network, who of them lives, and what they say; over a network, a clock and a disk.
 
-decide_network(disk, randomness, invite)      before the network is made, whose handshake binds the network id
-members = Members(network, clock, disk, randomness, name)
-async with network.run(), trio.open_nursery() as nursery:
-    await nursery.start(members.run)
-    await members.join(invite)                if there is one
+    decide_network(disk, identity, ...)       before the network is made, whose handshake binds the network id
+    members = Members(network, clock, disk, randomness, identity, Profile("name"))
+    async with network.run(), trio.open_nursery() as nursery:
+        await nursery.start(members.run)
+        await members.join(invite)            if there is one
+
+It is composed of the door (`credentials`), the address book, the machine that dials (`membership`), gossip with the records of all
+members (`news`), and the failure detector (`watch`). Other parts of a node use `members.gossip` for what they have to say.
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
-from typing import assert_never
+from typing import Final, assert_never
 
 import structlog
 import trio
 
 from mesh.feed import Feed, Subscription
+from mesh.gossip.driver import Gossip
+from mesh.gossip.intake import Validator
 from mesh.members import membership as m
-from mesh.members.address_book import BOOK_FILE, AddressBook
-from mesh.members.belonging import Belonging, decide_network, read_belonging, write_belonging
+from mesh.members.answering import Answering
+from mesh.members.belonging import read_belonging
+from mesh.members.book_file import BookFile
+from mesh.members.bootstrap import Hint, Names
+from mesh.members.credentials import Credentials
+from mesh.members.detector import MemberLeft, State
+from mesh.members.discovery import Discovery
 from mesh.members.errands import Errands
-from mesh.members.invites import INVITES_FILE, SECRET_BYTES, Invites, Verdict
-from mesh.members.joining import accept, request_join, serve_join
-from mesh.members.liveness import answer_pings
-from mesh.members.own_contact import renew_contact
-from mesh.rpc import Channel, accepting, deadline
-from protocols import limits, streams
-from protocols.errors import Disconnected, LocalFault, UserError
+from mesh.members.gossip_board import GossipBoard, check_liveness
+from mesh.members.identity import Identity, rotate_static
+from mesh.members.inviting import Inviting
+from mesh.members.joining import request_join
+from mesh.members.lookup import LookUp
+from mesh.members.news import News
+from mesh.members.own_record import OwnRecordKeeper
+from mesh.members.records import Particulars, contact_of
+from mesh.members.upkeep import Upkeep
+from mesh.members.watch import Watch
+from protocols import limits
+from protocols.errors import UserError
+from protocols.gossip import Topic
 from protocols.ids import NetworkId, PeerId, shortened
-from protocols.membership import (
-    JOIN_CODEC,
-    MEMBERS_CODEC,
-    PING_CODEC,
-    Contact,
-    Invite,
-    JoinAccepted,
-    JoinMessage,
-    JoinRefused,
-    JoinRequest,
-    Leaving,
-    MembersMessage,
-    parse_invite,
-)
+from protocols.membership import Contact, Invite, MembersMessage, Revoked, parse_invite
+from protocols.records import Capabilities, NodeRecord, SignedRecord, decode_record
 from protocols.seams import Clock, Disk, Network, PeerEvent, PeerUp, Randomness
 from protocols.streams import Plane
 
 log = structlog.get_logger()
 
+NO_LONGER: Final = (
+    "by this clock and what this node knows, its certificate is no longer good: "
+    "set the clock if it is wrong, else join again with a new invite ('weft up --join INVITE')"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """What a node says of itself in its record, and where it looks for others when it is alone."""
+
+    name: str = ""
+    labels: tuple[str, ...] = ()
+    capabilities: Callable[[], Capabilities] = Capabilities
+    bootstrap: tuple[str, ...] = ()
+    names: Names | None = None
+
 
 class Members:
-    """The members of this node's network. Everything but `network_id` and `create` needs `run` to be ready."""
+    """The members of this node's network. `validators` are for the topics of gossip that others than members use."""
 
     def __init__(
-        self, network: Network, clock: Clock, disk: Disk, randomness: Randomness, name: str = ""
+        self,
+        network: Network,
+        clock: Clock,
+        disk: Disk,
+        randomness: Randomness,
+        identity: Identity,
+        profile: Profile = Profile(),
+        validators: Mapping[Topic, Validator] | None = None,
     ) -> None:
+        belonging = read_belonging(disk)
+        assert belonging is not None, "the network is not decided"
+        self.network_id: Final[NetworkId] = belonging.network
         self._network = network
         self._clock = clock
         self._disk = disk
         self._randomness = randomness
-        self._name = name
-        self._belonging = read_belonging(disk)
-        self._invites = Invites.decode(disk.read(INVITES_FILE))
-        self._ready: m.Membership | None = None
+        self._identity = identity
+        self._profile = profile
+        self._papers = Credentials(belonging, identity, clock, disk, randomness)
+        self._file = BookFile(disk, clock)
+        self._machine = m.Membership(network.peer, self._file.book)
+        self._record = OwnRecordKeeper(clock, disk, identity, self.network_id, self._particulars)
+        self._news = News(self.network_id, clock, self._papers, self._record)
+        rules = {**(validators or {}), **self._news.validators, Topic.LIVENESS: check_liveness}
+        self.gossip: Final = Gossip(
+            network, self.network_id, clock, randomness, identity, self.is_member, rules
+        )
+        self._news.bind(self.gossip)
+        board = GossipBoard(self.gossip, network.peer)
+        self.watch: Final = Watch(network, self.network_id, disk, randomness, board)
+        self._errands = Errands(network, self.network_id)
+        self._lookup = LookUp(self._errands, self.members, self._ups)
+        self._inviting = Inviting(self._papers, clock, disk, randomness)
+        self._discovery = Discovery(
+            network, profile.names, profile.bootstrap, self._file.book.get, self._is_lonely, self._try
+        )
         self._events: Feed[m.MemberEvent] = Feed()
-        self._runner: Errands | None = None
         self._todo: deque[Callable[[], Awaitable[None]]] = deque()
         self._wake = trio.Event()
-        self._is_leaving = False
+        self._told_candidates: frozenset[PeerId] = frozenset()
+        self._is_joining = self._is_leaving = False
 
     # What the rest of the node uses -------------------------------------------------------------------------------
-
-    @property
-    def network_id(self) -> NetworkId | None:
-        """None until `decide_network` or `create`."""
-        return self._belonging.network if self._belonging else None
-
-    def create(self) -> NetworkId:
-        """A new network with this node alone, unless it has one."""
-        network = decide_network(self._disk, self._randomness, None)
-        self._belonging = Belonging(network, is_joined=True)
-        return network
 
     def members(self) -> tuple[Contact, ...]:
         """All but this node."""
         return self._machine.members
 
     def contact(self) -> Contact:
-        """This node's own."""
-        return self._machine.own
+        """This node's own. Needs `run` to be ready."""
+        assert self._record.current is not None, "run is not ready"
+        return contact_of(decode_record(self._record.current.record))
+
+    def record(self, peer: PeerId) -> NodeRecord | None:
+        """What a member says of itself, as far as it has been heard."""
+        signed = self._file.book.record(peer)
+        return None if signed is None else decode_record(signed.record)
+
+    def is_member(self, peer: PeerId) -> bool:
+        """Whether a chain is known that makes it one now; this node itself is."""
+        return peer == self._network.peer or self._papers.door.chain_of(peer) is not None
 
     def is_up(self, peer: PeerId) -> bool:
         """Whether a member can be talked to, as far as is known."""
         return self._machine.is_up(peer)
 
+    def state(self, peer: PeerId) -> State:
+        """Whether a member lives, as the failure detector sees it."""
+        return self.watch.state(peer)
+
+    def sponsor_of(self, peer: PeerId) -> PeerId | None:
+        """Who let a member in; None for the founder, and if it is not known."""
+        chain = self._papers.door.chain_of(peer)
+        return chain[0].sponsor if chain is not None and len(chain) > 1 else None
+
     def subscribe(self) -> Subscription[m.MemberEvent]:
         """`MemberUp` and `MemberDown` from this call on."""
         return self._events.subscribe()
 
+    def hear(self, hint: Hint) -> None:
+        """Somebody says where a peer may be."""
+        self._discovery.hear(hint)
+
     def invite(self, uses: int, ttl_s: float) -> str:
-        """A new invite as one string. Raises `UserError` for senseless figures or when too many are outstanding."""
-        secret = self._randomness.token_bytes(SECRET_BYTES)
-        expires_s = self._invites.make(secret, uses, ttl_s, self._clock.wall())
-        self._disk.write(INVITES_FILE, self._invites.encode())
+        """A new invite as one string. Raises `UserError`: senseless figures, too many outstanding, or no right to."""
+        secret, expires_s = self._inviting.make(uses, ttl_s)
         self._refresh_welcome()
         self._wake.set()
-        return Invite(self._network_id, self.contact(), secret, uses, expires_s).to_text()
+        return Invite(self.network_id, self.contact(), secret, uses, expires_s).to_text()
 
     async def join(self, invite_text: str) -> None:
         """Become a member of the invite's network; a formality if this node is one. Raises `UserError`."""
         invite = parse_invite(invite_text)
-        if invite.network != self._network_id:
+        if invite.network != self.network_id:
             raise UserError(
                 f"The invite is to network {shortened(invite.network)} and this node runs in "
-                f"{shortened(self._network_id)}: start a node with a home of its own (WEFT_HOME)."
+                f"{shortened(self.network_id)}: start a node with a home of its own (WEFT_HOME)."
             )
         if invite.inviter.peer == self._network.peer:
             raise UserError("This node made that invite itself: use it on another machine.")
-        if self._belonging and self._belonging.is_joined:
+        if self._papers.is_member:
+            self._handle(m.Met(invite.inviter))
             return
         self._handle(m.Joining(invite.inviter))
-        joined: m.Joined | m.JoinFailed = m.JoinFailed()
+        self._papers.ask_as_stranger()
+        self._is_joining = True
         try:
-            joined = m.Joined(await request_join(self._network, invite, self.contact(), self._clock.wall()))
+            accepted = await request_join(self._network, invite, self.contact(), self._clock.wall())
+            self._papers.take_chain(accepted.chain)
         finally:
-            self._handle(joined)
-        self._belonging = Belonging(invite.network, is_joined=True)
-        write_belonging(self._disk, self._belonging)
+            self._is_joining = False
+            self._papers.show_again()
+        self._network.guard(self._papers.door)
+        self._handle(m.Joined(accepted.members))
+        self._record.check_soon()
+
+    def revoke(self, peer: PeerId) -> tuple[PeerId, ...]:
+        """End a membership; gives the members whom it had sponsored, who have lost theirs as well. Raises `UserError`."""
+        below = self._papers.revoke(peer)
+        self._apply_revocations()
+        self._news.publish_revocations()
+        return below
 
     async def leave(self) -> None:
         """Tell the others that this node goes, so that they need not find out; takes `LEAVE_S` at most."""
         self._is_leaving = True
-        with trio.move_on_after(limits.LEAVE_S):
-            async with trio.open_nursery() as nursery:
-                for contact in self.members():
-                    if self.is_up(contact.peer):
-                        nursery.start_soon(self._errands.tell_once, contact.peer, Leaving())
+        await self.watch.leave()
+        self.gossip.set_candidates(())  # or its links would connect this node again
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Keep up with the members until cancelled; the network must be running and its id decided."""
-        own = renew_contact(self._network, self._clock, self._disk, self._name)
-        self._ready = m.Membership(own, AddressBook.decode(self._disk.read(BOOK_FILE)))
-        self._runner = Errands(self._network, self._network_id)
-        self._serve()
+        """Keep up with the members until cancelled; the network must be running."""
+        if self._papers.chain and not self._papers.is_member:
+            log.warning(NO_LONGER)
+        self._record.refresh()
         events = self._network.events()
-        self._perform(self._machine.start(trio.current_time()))
+        self._answering().serve(self._network, self.network_id)
+        self._network.guard(self._papers.door)
         self._refresh_welcome()
         async with trio.open_nursery() as nursery:
+            self._perform(self._machine.start(trio.current_time()))
+            await nursery.start(self._file.run)
+            await nursery.start(self.gossip.run)
+            self.watch.set_candidates([contact.peer for contact in self.members()])
+            await nursery.start(self.watch.run)
             nursery.start_soon(self._follow, events)
+            nursery.start_soon(self._follow_detector)
+            nursery.start_soon(self._upkeep().run)
+            await nursery.start(self._discovery.run)
+            await nursery.start(self._news.run, self._take_record, self._apply_revocations)
             task_status.started()
             await self._tend(nursery)
 
+    # Parts ---------------------------------------------------------------------------------------------------------
+
+    def _answering(self) -> Answering:
+        return Answering(
+            self._papers, self._inviting, self._file.book, self.contact, self._let_in, self._take_revocations
+        )
+
+    def _upkeep(self) -> Upkeep:
+        return Upkeep(
+            self._network, self._papers, self._errands, self._ups, self._replace_static_if_old, self._renewed
+        )
+
+    def _particulars(self) -> Particulars:
+        profile = self._profile
+        return Particulars(
+            self._network.addresses(Plane.CONTROL),
+            self._network.addresses(Plane.DATA),
+            tuple(key.public for key in self._identity.statics),
+            profile.name,
+            profile.labels,
+            profile.capabilities(),
+            self._papers.door.show(),
+        )
+
     # The machine ---------------------------------------------------------------------------------------------------
-
-    @property
-    def _machine(self) -> m.Membership:
-        assert self._ready is not None, "run is not ready"
-        return self._ready
-
-    @property
-    def _errands(self) -> Errands:
-        assert self._runner is not None, "run is not ready"
-        return self._runner
-
-    @property
-    def _network_id(self) -> NetworkId:
-        assert self._belonging is not None, "the network is not decided"
-        return self._belonging.network
 
     async def _follow(self, events: AsyncIterator[PeerEvent]) -> None:
         for connection in self._network.connections():
-            self._handle(PeerUp(connection.peer, connection.plane))
+            if connection.is_member:
+                self._handle(PeerUp(connection.peer, connection.plane))
         async for event in events:
             self._handle(event)
+
+    async def _follow_detector(self) -> None:
+        with self.watch.subscribe() as changes:
+            async for change in changes:
+                if isinstance(change, MemberLeft):
+                    self._handle(m.Left(change.peer))
+                self._tell_candidates()
 
     async def _tend(self, nursery: trio.Nursery) -> None:
         welcome_until = math.inf
@@ -189,92 +281,115 @@ class Members:
 
     def _refresh_welcome(self) -> float:
         """Strangers are welcome while an invite is valid; gives when that ends on trio's clock, if it will."""
-        now_s = self._clock.wall()
-        left_s = self._invites.open_until_s(now_s) - now_s
-        self._network.welcome_strangers(left_s > 0)
+        left_s = self._inviting.open_s
+        door = self._papers.door
+        if door.welcomes_strangers != (left_s > 0):
+            door.welcomes_strangers = left_s > 0
+            self._network.guard(door)
         return trio.current_time() + left_s if left_s > 0 else math.inf
 
     def _handle(self, event: m.Input) -> None:
         self._perform(self._machine.handle(event, trio.current_time()))
         self._wake.set()  # there may be errands, or another deadline
+        if not isinstance(event, m.Alarm | m.DialEnded):
+            self._tell_candidates()
 
     def _perform(self, outputs: list[m.Output]) -> None:
         for output in outputs:
             match output:
                 case m.Persist():
-                    self._persist()
+                    self._file.write()
                 case m.Learn(contact):
                     self._network.learn(contact)
-                case m.Admit(members):
-                    self._network.admit(members)
                 case m.Dial(peer, plane):
                     self._do(partial(self._dial, peer, plane))
                 case m.Disconnect(peer):
                     self._do(partial(self._errands.disconnect, peer))
-                case m.Tell(peer, messages):
-                    self._do(partial(self._tell, peer, messages))
                 case m.MemberUp(peer):
-                    self._do(partial(self._watch, peer))
+                    self._file.book.seen(peer, self._clock.wall())
+                    self._file.write_soon()
+                    self._do(partial(self._tell, peer, self._known_revocations()))
                     self._events.tell(output)
-                case m.MemberDown(peer):
-                    self._errands.unwatch(peer)
+                case m.MemberDown():
                     self._events.tell(output)
                 case _:
                     assert_never(output)
+
+    def _tell_candidates(self) -> None:
+        """Gossip goes through those who are connected or live; whom to watch is a matter of the book."""
+        if self._is_leaving:
+            return
+        living = {peer for peer, state in self.watch.states().items() if state <= State.SUSPECT}
+        candidates = frozenset(living | self._machine.connected)
+        known = frozenset(contact.peer for contact in self.members())
+        if candidates != self._told_candidates:
+            self._told_candidates = candidates
+            self.gossip.set_candidates(candidates)
+        self.watch.set_candidates(known)
 
     def _do(self, errand: Callable[[], Awaitable[None]]) -> None:
         """Have `_tend` start it, since it takes time and the machine's outputs come anywhere."""
         self._todo.append(errand)
 
     async def _dial(self, peer: PeerId, plane: Plane) -> None:
-        if not self._is_leaving:
-            await self._errands.dial(peer, plane)
+        if self._is_leaving:
+            return
+        if await self._errands.dial(peer, plane):
+            self._note_address(peer, plane)
+        elif (newer := await self._lookup.newer_contact(peer)) is not None:
+            self._handle(m.Met(newer))
         self._handle(m.DialEnded(peer, plane))
 
+    def _note_address(self, peer: PeerId, plane: Plane) -> None:
+        for info in self._network.connections():
+            if (info.peer, info.plane) == (peer, plane) and info.address:
+                self._file.book.seen(peer, self._clock.wall(), plane, info.address)
+                self._file.write_soon()
+
+    def _try(self, peer: PeerId) -> None:
+        self._do(partial(self._dial, peer, Plane.CONTROL))
+        self._wake.set()
+
+    def _is_lonely(self) -> bool:
+        return self._is_joining or not self._ups()
+
     async def _tell(self, peer: PeerId, messages: tuple[MembersMessage, ...]) -> None:
-        if self.is_up(peer):
+        if messages and self.is_up(peer):
             await self._errands.tell(peer, *messages)
 
-    async def _watch(self, peer: PeerId) -> None:
-        if self.is_up(peer):
-            await self._errands.watch(peer)
+    def _ups(self) -> list[PeerId]:
+        return [contact.peer for contact in self.members() if self.is_up(contact.peer)]
 
-    def _persist(self) -> None:
-        try:
-            self._disk.write(BOOK_FILE, AddressBook(self._machine.members).encode())
-        except LocalFault:
-            # A full disk must not take a serving node down: the others vouch again after a restart.
-            log.exception("the address book can't be written")
+    # What others say -----------------------------------------------------------------------------------------------
 
-    # What others ask -----------------------------------------------------------------------------------------------
+    def _take_record(self, record: NodeRecord, signed: SignedRecord) -> None:
+        self._handle(m.Recorded(record, signed))
 
-    def _serve(self) -> None:
-        network, net = self._network, self._network_id
-        network.handle(streams.JOIN, accepting(streams.JOIN, JOIN_CODEC, net, self._serve_join))
-        network.handle(streams.MEMBERS, accepting(streams.MEMBERS, MEMBERS_CODEC, net, self._hear))
-        network.handle(streams.PING, accepting(streams.PING, PING_CODEC, net, answer_pings))
+    def _let_in(self, newcomer: Contact) -> None:
+        self._network.guard(self._papers.door)
+        self._handle(m.Met(newcomer))
 
-    async def _hear(self, channel: Channel[MembersMessage]) -> None:
-        while True:
-            try:
-                with deadline(limits.REPLY_S, f"{channel.peer} says nothing more"):
-                    message = await channel.receive()
-            except Disconnected:
-                return
-            self._handle(m.Heard(channel.peer, message))
+    def _known_revocations(self) -> tuple[MembersMessage, ...]:
+        return tuple(map(Revoked, self._papers.all_revocations()))
 
-    async def _serve_join(self, channel: Channel[JoinMessage]) -> None:
-        await serve_join(channel, self._judge)
+    def _take_revocations(self, body: bytes, _told_by: PeerId) -> None:
+        if self._papers.take_revocations(body):
+            self._apply_revocations()
 
-    def _judge(self, request: JoinRequest) -> JoinAccepted | JoinRefused:
-        newcomer = request.contact
-        # A member that asks again lost the answer to its first request, which took a use already.
-        if not self._machine.is_member(newcomer.peer):
-            if self._machine.is_full:
-                return JoinRefused("full")
-            verdict = self._invites.redeem(request.secret, self._clock.wall())
-            if verdict is not Verdict.ACCEPTED:
-                return JoinRefused(verdict.value)
-            self._disk.write(INVITES_FILE, self._invites.encode())
-        self._handle(m.Redeemed(newcomer))
-        return accept(self.contact(), [one for one in self.members() if one.peer != newcomer.peer])
+    def _apply_revocations(self) -> None:
+        door = self._papers.door
+        self._handle(m.Banned(door.banned()))
+        self._network.guard(door)
+
+    # Upkeep --------------------------------------------------------------------------------------------------------
+
+    def _replace_static_if_old(self) -> None:
+        """A new Noise key when the one in use has had its time; the others are told of it. Raises `LocalFault`."""
+        if self._clock.wall() - self._identity.statics[0].made_s < limits.STATIC_S:
+            return
+        rotate_static(self._disk, self._randomness, self._identity, self._clock.wall())
+        self._record.check_soon()
+
+    def _renewed(self) -> None:
+        """This node has a new certificate, and says so with a new record and its list of revocations signed anew."""
+        self._record.check_soon()

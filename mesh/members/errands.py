@@ -1,4 +1,4 @@
-"""What the membership machine asks for and takes time: dialling, telling, watching. Failures are answers, not errors."""
+"""What the membership machine asks for and takes time: dialling and telling. Failures are answers, not errors."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from typing import Final
 import structlog
 import trio
 
-from mesh.members.liveness import watch
 from mesh.rpc import deadline, dial
 from protocols import limits, streams
-from protocols.errors import RemoteFault, Unavailable
+from protocols.errors import RemoteFault, Unauthenticated, Unavailable
 from protocols.ids import NetworkId, PeerId, shortened
 from protocols.membership import MEMBERS_CODEC, MembersMessage
 from protocols.seams import Network
@@ -29,16 +28,23 @@ class Errands:
         self._network = network
         self._network_id = network_id
         self._dials = trio.CapacityLimiter(limits.DIALS_AT_ONCE)
-        self._watches: dict[PeerId, trio.CancelScope] = {}
+        self._refusals: dict[PeerId, str] = {}  # by members, of whom there are not too many
 
-    async def dial(self, peer: PeerId, plane: Plane) -> None:
-        """Connect, or not."""
+    async def dial(self, peer: PeerId, plane: Plane) -> bool:
+        """Whether there is a connection now. A reason to refuse one is logged once, for the operators of both sides."""
         try:
             async with self._dials:
                 with deadline(limits.DIAL_S * limits.ADDRESSES_MAX, "no connection"):
                     await self._network.connect(peer, plane)
         except (Unavailable, RemoteFault) as error:
-            log.debug("a dial failed", peer=shortened(peer), plane=plane.value, reason=str(error))
+            is_refusal = isinstance(error, Unauthenticated)
+            say = log.warning if is_refusal and self._refusals.get(peer) != str(error) else log.debug
+            if is_refusal:
+                self._refusals[peer] = str(error)
+            say("a dial failed", peer=shortened(peer), plane=plane.value, reason=str(error))
+            return False
+        self._refusals.pop(peer, None)
+        return True
 
     async def disconnect(self, peer: PeerId) -> None:
         with trio.move_on_after(limits.LEAVE_S):
@@ -67,22 +73,15 @@ class Errands:
             return False
         return True
 
-    async def watch(self, peer: PeerId) -> None:
-        """Ping a member until `unwatch`; disconnect it once it owes an answer."""
-        if peer in self._watches:
-            return
-        with trio.CancelScope() as scope:
-            self._watches[peer] = scope
-            try:
-                await watch(self._network, peer, self._network_id)
-            except (Unavailable, RemoteFault) as error:
-                log.info("a member is out of touch", peer=shortened(peer), reason=str(error))
-                await self.disconnect(peer)
-            finally:
-                if self._watches.get(peer) is scope:
-                    del self._watches[peer]
-
-    def unwatch(self, peer: PeerId) -> None:
-        """Idempotent."""
-        if scope := self._watches.pop(peer, None):
-            scope.cancel()
+    async def ask(self, peer: PeerId, question: MembersMessage) -> MembersMessage | None:
+        """The answer, or None if there is none."""
+        try:
+            with deadline(limits.REPLY_S, "no answer"):
+                async with dial(
+                    self._network, peer, streams.MEMBERS, MEMBERS_CODEC, self._network_id
+                ) as channel:
+                    await channel.send(question)
+                    return await channel.receive()
+        except (Unavailable, RemoteFault) as error:
+            log.debug("a member did not answer", peer=shortened(peer), reason=str(error))
+            return None

@@ -2,7 +2,7 @@
 
 joiner                              inviter
   | JoinRequest(secret, contact) --> |   a stranger until here
-  | <-- JoinAccepted(members)        |   as many contacts as fit; the rest is vouched for at once
+  | <-- JoinAccepted(members, chain) |   as many contacts as fit; the rest is vouched for at once
   | or JoinRefused(reason)           |
 """
 
@@ -31,6 +31,8 @@ REASONS: Final = {
     "unknown": f"The inviter does not know this invite (its home may be new): {NEW_INVITE}",
     "expired": f"The invite has expired: {NEW_INVITE}",
     "spent": f"The invite is spent, all its uses are taken: {NEW_INVITE}",
+    "revoked": "This node's membership was revoked: to come back it needs a home of its own (WEFT_HOME) and an invite.",
+    "powerless": "The inviter may not invite any more: ask another member for an invite.",
     "full": f"The network is full ({limits.MEMBERS_MAX} members): let nodes go before adding more.",
 }
 
@@ -38,8 +40,8 @@ Judge = Callable[[JoinRequest], JoinAccepted | JoinRefused]
 """Decides on a request, and has everything ready for the new member when it returns."""
 
 
-async def request_join(network: Network, invite: Invite, own: Contact, now_s: float) -> tuple[Contact, ...]:
-    """The members that the inviter knows; it has let this node in.
+async def request_join(network: Network, invite: Invite, own: Contact, now_s: float) -> JoinAccepted:
+    """The inviter has let this node in; the chain is not checked yet.
 
     Raises `UserError` with what to do: the inviter can't be reached (perhaps because the invite has expired by now), or
     it refuses (`Refused`).
@@ -59,8 +61,8 @@ async def request_join(network: Network, invite: Invite, own: Contact, now_s: fl
             "check that it is up and reachable from here, and that the invite is still valid."
         ) from error
     match answer:
-        case JoinAccepted(members):
-            return members
+        case JoinAccepted():
+            return answer
         case JoinRefused(reason):
             raise Refused(REASONS.get(reason, f"The inviter refuses ({reason!r}): {NEW_INVITE}"))
         case _:
@@ -78,13 +80,13 @@ async def serve_join(channel: Channel[JoinMessage], judge: Judge) -> None:
         await channel.send(judge(request))
 
 
-def accept(own: Contact, others: Sequence[Contact]) -> JoinAccepted:
+def accept(own: Contact, others: Sequence[Contact], chain: bytes) -> JoinAccepted:
     """An answer with this node's contact and as many others as one frame of a join may hold."""
     members: list[Contact] = [own]
-    room_bytes = limits.JOIN_BYTES_MAX - PREFIX.size - len(JOIN_CODEC.encode(JoinAccepted((own,)))) - 4
+    room_bytes = limits.JOIN_BYTES_MAX - PREFIX.size - len(JOIN_CODEC.encode(JoinAccepted((own,), chain))) - 4
     for contact in others:
         room_bytes -= len(JOIN_CODEC.encode(JoinAccepted((contact,))))
         if room_bytes < 0:
             break
         members.append(contact)
-    return JoinAccepted(tuple(members))
+    return JoinAccepted(tuple(members), chain)

@@ -1,29 +1,23 @@
-"""Who is a member, who of them is up, and what to do about it, as a machine without I/O.
+"""Which members are known, who of them is up, and what to do about it, as a machine without I/O.
 
-One becomes a member by redeeming an invite or because a member vouched for it; members accept exactly those. Nobody stops
-being one in this first form. A member is *up* while it has a connection on the control plane and has not said that it
-leaves. To every member that comes up the node tells its own contact and all that it knows, so whoever was away learns
-what it missed from the first member that it meets: of two nodes that moved at the same time, the one that arrives second
-at a third hears of the other.
-
-A joiner treats its inviter as a member from the request on, because the inviter's first words may overtake its answer.
+Who is a member is decided by certificates, at the door of the network; what members say of themselves comes in their records,
+which gossip spreads; who lives says the failure detector. Here connections are counted. A member is *up* while it is known by
+a contact, has a connection on the control plane, and has not left.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, assert_never
+from typing import assert_never
 
 from mesh.members.address_book import AddressBook
 from mesh.members.dialling import Dialling
 from protocols import limits
-from protocols.errors import Dishonest
 from protocols.ids import PeerId
-from protocols.membership import Announce, Contact, Leaving, MembersMessage, Vouch
+from protocols.membership import Contact
+from protocols.records import NodeRecord, SignedRecord
 from protocols.seams import PeerDown, PeerUp
 from protocols.streams import Plane
-
-RELAY_S: Final = 30.0  # a greeting is told within that time, or not at all
 
 # Inputs, besides PeerUp and PeerDown ---------------------------------------------------------------------------------
 
@@ -36,11 +30,6 @@ class Joining:
 
 
 @dataclass(frozen=True, slots=True)
-class JoinFailed:
-    """The inviter refused or did not answer."""
-
-
-@dataclass(frozen=True, slots=True)
 class Joined:
     """The inviter let this node in and told whom it knows."""
 
@@ -48,18 +37,32 @@ class Joined:
 
 
 @dataclass(frozen=True, slots=True)
-class Redeemed:
-    """This node, as the inviter, let a new member in."""
+class Met:
+    """A contact of a member: of a newcomer, from an invite, or in answer to a question."""
 
     contact: Contact
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
-    """A message on a members stream."""
+class Recorded:
+    """What a member says of itself, judged true. `signed` is the same as it was signed."""
+
+    record: NodeRecord
+    signed: SignedRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Banned:
+    """Their membership was revoked."""
+
+    peers: frozenset[PeerId]
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """A member went on purpose."""
 
     peer: PeerId
-    message: MembersMessage
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +78,7 @@ class Alarm:
     """`deadline` has passed."""
 
 
-Input = Joining | JoinFailed | Joined | Redeemed | Heard | PeerUp | PeerDown | DialEnded | Alarm
+Input = Joining | Joined | Met | Recorded | Banned | Left | PeerUp | PeerDown | DialEnded | Alarm
 
 # Outputs, in the order in which they are to be done ------------------------------------------------------------------
 
@@ -90,13 +93,6 @@ class Learn:
     """Tell the network how to dial a peer."""
 
     contact: Contact
-
-
-@dataclass(frozen=True, slots=True)
-class Admit:
-    """Tell the network who the members are."""
-
-    members: frozenset[PeerId]
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,14 +111,6 @@ class Disconnect:
 
 
 @dataclass(frozen=True, slots=True)
-class Tell:
-    """Send messages to a member, in order."""
-
-    peer: PeerId
-    messages: tuple[MembersMessage, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class MemberUp:
     """A member can be talked to."""
 
@@ -137,19 +125,19 @@ class MemberDown:
 
 
 MemberEvent = MemberUp | MemberDown
-Output = Persist | Learn | Admit | Dial | Disconnect | Tell | MemberEvent
+Output = Persist | Learn | Dial | Disconnect | MemberEvent
 
 
 class Membership:
-    """The machine of one node. `own` is its contact in this run; `book` holds everybody else."""
+    """The machine of the node `own`; `book` holds everybody else."""
 
-    def __init__(self, own: Contact, book: AddressBook) -> None:
-        self.own: Final = own
+    def __init__(self, own: PeerId, book: AddressBook) -> None:
+        self._own = own
         self._book = book
-        self._inviter: Contact | None = None
-        self._planes: dict[PeerId, set[Plane]] = {}  # of strangers as well: they may become members
-        self._up: dict[PeerId, float] = {}  # since when
-        self._dialling = Dialling(own.peer)
+        self._banned: frozenset[PeerId] = frozenset()
+        self._planes: dict[PeerId, set[Plane]] = {}  # of members whose contact is not known yet as well
+        self._up: set[PeerId] = set()
+        self._dialling = Dialling(own)
 
     @property
     def members(self) -> tuple[Contact, ...]:
@@ -166,33 +154,37 @@ class Membership:
         """When it wants an `Alarm`."""
         return self._dialling.deadline
 
-    def is_member(self, peer: PeerId) -> bool:
+    def is_known(self, peer: PeerId) -> bool:
         return peer in self._book
 
     def is_up(self, peer: PeerId) -> bool:
         return peer in self._up
 
+    @property
+    def connected(self) -> frozenset[PeerId]:
+        """On the control plane; of some the contact may not be known yet."""
+        return frozenset(peer for peer, planes in self._planes.items() if Plane.CONTROL in planes)
+
     def start(self, now: float) -> list[Output]:
         """Everybody dials everybody at first: after a restart nobody else knows this node's addresses."""
         for contact in self._book:
             self._dialling.want(contact.peer, now, within_s=0.0)
-        return [*map(Learn, self._book), self._admit(), *self._dial(now)]
+        return [*(self._learn(contact.peer) for contact in self._book), *self._dial(now)]
 
     def handle(self, event: Input, now: float) -> list[Output]:
-        """Raises `Dishonest` if a peer speaks for another."""
         match event:
             case Joining(inviter):
-                self._inviter = inviter
-                return [Learn(inviter), self._admit()]
-            case JoinFailed():
-                self._inviter = None
-                return [self._admit()]
+                return [Learn(inviter)]
             case Joined(members):
                 return self._joined(members, now)
-            case Redeemed(contact):
-                return self._redeem(contact, now)
-            case Heard(peer, message):
-                return self._hear(peer, message, now)
+            case Met(contact):
+                return self._meet((contact,), now)
+            case Recorded(record, signed):
+                return self._record(record, signed, now)
+            case Banned(peers):
+                return self._ban(peers)
+            case Left(peer):
+                return self._leave(peer)
             case PeerUp(peer, plane):
                 return self._connected(peer, plane, now)
             case PeerDown(peer, plane):
@@ -208,79 +200,59 @@ class Membership:
     # Who is a member ----------------------------------------------------------------------------------------------
 
     def _joined(self, members: tuple[Contact, ...], now: float) -> list[Output]:
-        self._inviter = None
-        outputs = self._add(members, now)
-        for contact in self._book:  # some may have been vouched for before the answer came
+        outputs = self._meet(members, now)
+        for contact in self._book:  # some may have been heard of before the answer came
             self._dialling.want(contact.peer, now, within_s=0.0)
-        return [*outputs, self._admit(), *self._dial(now)]
+        return [*outputs, *self._dial(now)]
 
-    def _redeem(self, contact: Contact, now: float) -> list[Output]:
-        return [*self._add((contact,), now), *self._vouch(contact, [*self._up])]
+    def _ban(self, peers: frozenset[PeerId]) -> list[Output]:
+        self._banned |= peers
+        known = [peer for peer in peers if self.is_known(peer)]
+        outputs: list[Output] = [Persist()] if known else []
+        for peer in known:
+            self._book.remove(peer)
+            outputs += self._leave(peer)
+        return outputs
 
-    def _hear(self, peer: PeerId, message: MembersMessage, now: float) -> list[Output]:
-        if not (self.is_member(peer) or (self._inviter and self._inviter.peer == peer)):
+    def _meet(self, contacts: tuple[Contact, ...], now: float) -> list[Output]:
+        """Only what is news has consequences."""
+        wanted = [contact for contact in contacts if contact.peer not in {self._own, *self._banned}]
+        return self._take_news([contact.peer for contact in wanted if self._book.merge(contact)], now)
+
+    def _record(self, record: NodeRecord, signed: SignedRecord, now: float) -> list[Output]:
+        if record.peer in {self._own, *self._banned} or not self._book.merge_record(record, signed):
             return []
-        match message:
-            case Announce(contact):
-                if contact.peer != peer:
-                    raise Dishonest("a peer announced the contact of another", peer)
-                return self._announced(contact, now)
-            case Vouch(contacts):
-                return self._add(contacts, now)
-            case Leaving():
-                return self._leave(peer)
-            case _:
-                assert_never(message)
+        return self._take_news([record.peer], now)
 
-    def _announced(self, contact: Contact, now: float) -> list[Output]:
-        outputs = self._add((contact,), now)
-        # Whoever came up just before was greeted without this news, and may have moved as well: then the two can
-        # find each other only through this node.
-        recent = [peer for peer, since in self._up.items() if now - since < RELAY_S] if outputs else []
-        return [*outputs, *self._vouch(contact, recent), *self._check_up(contact.peer, now)]
-
-    def _vouch(self, contact: Contact, peers: list[PeerId]) -> list[Output]:
-        return [Tell(peer, (Vouch((contact,)),)) for peer in peers if peer != contact.peer]
-
-    def _add(self, contacts: tuple[Contact, ...], now: float) -> list[Output]:
-        """`contacts` are of members now; only what is news has consequences."""
-        news = [
-            contact for contact in contacts if contact.peer != self.own.peer and self._book.merge(contact)
-        ]
-        if not news:
-            return []
-        for contact in news:
+    def _take_news(self, peers: list[PeerId], now: float) -> list[Output]:
+        for peer in peers:
             # A node that is new or has moved dials by itself; this one does if it hears nothing.
-            self._dialling.want(contact.peer, now, within_s=limits.REDIAL_PATIENCE_S)
-            for plane in self._planes.get(contact.peer, ()):
-                self._dialling.connected(contact.peer, plane, now)
-        came_up = [output for contact in news for output in self._check_up(contact.peer, now)]
-        return [Persist(), *map(Learn, news), self._admit(), *came_up]
+            self._dialling.want(peer, now, within_s=limits.REDIAL_PATIENCE_S)
+            for plane in self._planes.get(peer, ()):
+                self._dialling.connected(peer, plane, now)
+        came_up = [output for peer in peers for output in self._check_up(peer)]
+        return [Persist(), *map(self._learn, peers), *came_up] if peers else []
 
-    def _admit(self) -> Admit:
-        provisional = {self._inviter.peer} if self._inviter else set()
-        return Admit(frozenset(contact.peer for contact in self._book) | provisional)
+    def _learn(self, peer: PeerId) -> Learn:
+        contact = self._book.to_dial(peer)
+        assert contact is not None, "it is in the book"
+        return Learn(contact)
 
     # Who is up ----------------------------------------------------------------------------------------------------
 
     def _connected(self, peer: PeerId, plane: Plane, now: float) -> list[Output]:
         self._planes.setdefault(peer, set()).add(plane)
-        if not self.is_member(peer):
+        self._banned -= {peer}  # the door has let it in, so it is back with another sponsor
+        if not self.is_known(peer):
             return []
         self._dialling.connected(peer, plane, now)
-        return self._check_up(peer, now) if plane is Plane.CONTROL else []
+        return self._check_up(peer) if plane is Plane.CONTROL else []
 
-    def _check_up(self, peer: PeerId, now: float) -> list[Output]:
+    def _check_up(self, peer: PeerId) -> list[Output]:
         if peer in self._up or Plane.CONTROL not in self._planes.get(peer, ()):
             return []
-        self._up[peer] = now
-        return [MemberUp(peer), Tell(peer, self._greeting(peer))]
-
-    def _greeting(self, peer: PeerId) -> tuple[MembersMessage, ...]:
-        others = [contact for contact in self._book if contact.peer != peer]
-        step = limits.VOUCH_CONTACTS_MAX
-        vouches = [Vouch(tuple(others[start : start + step])) for start in range(0, len(others), step)]
-        return (Announce(self.own), *vouches)
+        self._up.add(peer)
+        return [MemberUp(peer)]
 
     def _lost(self, peer: PeerId, plane: Plane, now: float) -> list[Output]:
         planes = self._planes.get(peer, set())
@@ -297,7 +269,10 @@ class Membership:
         return [*self._drop(peer), Disconnect(peer)]
 
     def _drop(self, peer: PeerId) -> list[Output]:
-        return [] if self._up.pop(peer, None) is None else [MemberDown(peer)]
+        if peer not in self._up:
+            return []
+        self._up.discard(peer)
+        return [MemberDown(peer)]
 
     def _dial(self, now: float) -> list[Output]:
         return [Dial(peer, plane) for peer, plane in self._dialling.due(now)]

@@ -71,6 +71,15 @@ def file_state(path: str) -> FileState | None:
     return FileState(status.st_size, status.st_mtime_ns) if Path(path).is_file() else None
 
 
+def free_disk_bytes(path: str) -> int | None:
+    """What may still be written below `path`, which must exist; None where the system does not tell."""
+    try:
+        state = os.statvfs(path)
+    except OSError:
+        return None
+    return state.f_bavail * state.f_frsize
+
+
 def read_file(path: str, bytes_max: int) -> bytes | None:
     """All of a small file; None if there is no such file. Raises `LocalFault` if it is larger or cannot be read."""
     try:

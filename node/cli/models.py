@@ -35,6 +35,6 @@ def _row(model: dict[str, Any]) -> tuple[str, ...]:
         shortened(model["digest"]),
         str(model["layers"]),
         str(model["context"] or "?"),
-        "ready" if model["ready"] else "incomplete",
+        "ready" if model["ready"] else "incomplete" if model["ranges"] else "not placed",
         ", ".join(holders) or "nobody",
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from node.cli.options import connect, echo_json, home_option, json_option
+from node.cli.options import connect, echo_json, goal_options, goal_params, home_option, json_option
 from node.cli.plan import plan_lines
 from node.cli.progress import Progress
 
@@ -17,13 +17,20 @@ from node.cli.progress import Progress
 @home_option
 @json_option
 @click.option("--name", help="What people will call it; otherwise the folder's name.")
-@click.option(
-    "--on", multiple=True, metavar="NODE", help="Only on these members, by name or peer id; repeatable."
-)
-def offer(path: str, home: str | None, as_json: bool, name: str | None, on: tuple[str, ...]) -> None:
+@goal_options
+def offer(
+    path: str,
+    home: str | None,
+    as_json: bool,
+    name: str | None,
+    on: tuple[str, ...],
+    replicas: int,
+    strategy: str,
+    standby: str,
+) -> None:
     """Share a model's layers over the mesh: PATH is a model folder, or weft-tiny, which comes with weft."""
     progress = Progress(sys.stderr)
-    params = {"path": _absolute(path), "name": name, "on": on}
+    params = {"path": _absolute(path), "name": name, **goal_params(on, replicas, strategy, standby)}
     with connect(home) as client:
         try:
             offered = client.call("offer", params, progress.show, within_s=None)

@@ -18,11 +18,19 @@ from protocols.ids import shortened
 @click.option("--join", metavar="INVITE", help="Join the network of this invite.")
 @click.option("--name", help="What people call this node.")
 @click.option(
+    "--label", "labels", metavar="KEY=VALUE", multiple=True, help="Such as zone=eu; may be repeated."
+)
+@click.option(
     "--control-listen",
     metavar="MULTIADDR",
     help="Control plane, such as /ip4/0.0.0.0/tcp/4747; tcp/0: any port.",
 )
 @click.option("--data-listen", metavar="MULTIADDR", help="Data plane, such as /ip4/0.0.0.0/tcp/4748.")
+@click.option(
+    "--foreign-listen",
+    metavar="MULTIADDR",
+    help="For libp2p peers that are no members: identify, ping and echo alone.",
+)
 @click.option(
     "--http", metavar="[HOST:]PORT", help="Where HTTP listens, such as 127.0.0.1:8747; port 0: any."
 )
@@ -32,8 +40,10 @@ def up(
     home: str | None,
     join: str | None,
     name: str | None,
+    labels: tuple[str, ...],
     control_listen: str | None,
     data_listen: str | None,
+    foreign_listen: str | None,
     http: str | None,
 ) -> None:
     """Run this machine's daemon in the foreground."""
@@ -47,7 +57,9 @@ def up(
         "mesh.join": join,
         "mesh.control_listen": control_listen,
         "mesh.data_listen": data_listen,
+        "mesh.foreign_listen": foreign_listen,
         "node.name": name,
+        "node.labels": ",".join(labels) or None,
         "http.host": host,
         "http.port": port,
     }

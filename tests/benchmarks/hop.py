@@ -23,6 +23,7 @@ from protocols.errors import Unavailable
 from tests.benchmarks.figures import Figure, figure_of
 from tests.benchmarks.model import WIDE, model_folder
 from tests.benchmarks.request import Answer, Request, ask
+from tests.benchmarks.ring import offer_evenly
 from tests.benchmarks.stamped_worker import STAMPS_VARIABLE, Stamp
 
 NAMES: Final = ("hop-one", "hop-two", "hop-three")
@@ -66,8 +67,7 @@ def measure_hop(root: Path, settings: dict[str, str], say: Say) -> Figure:
     request = Request.drawn(Random(4), PROMPT_ROWS, WIDE.vocab_size, TOKENS, temperature=1)
     with mesh:
         mesh.start()
-        with mesh.first.client() as client:
-            client.call("offer", {"path": str(folder)}, within_s=120)
+        offer_evenly(mesh, folder, say)
         ask(mesh.first, folder.name, request, Answer())  # the first one opens the streams
         answer = Answer()
         ask(mesh.first, folder.name, request, answer)

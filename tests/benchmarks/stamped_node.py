@@ -14,5 +14,5 @@ def stamped_worker(threads: int, memory_bytes: int) -> Spawn:
 
 
 if __name__ == "__main__":
-    with patch("node.daemon.torch_worker", stamped_worker):
+    with patch("node.opening.torch_worker", stamped_worker):
         main()

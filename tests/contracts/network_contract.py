@@ -20,14 +20,17 @@ from collections.abc import Callable
 import pytest
 import trio
 
-from protocols import streams
-from protocols.errors import Disconnected, Malformed, RemoteFault, Unavailable
+from protocols import limits, streams
+from protocols.errors import Disconnected, Malformed, RemoteFault, Unauthenticated, Unavailable
 from protocols.ids import PeerId
 from protocols.membership import Contact
 from protocols.seams import Network, PeerDown, PeerUp, Stream
 from protocols.streams import Plane
 from tests.contracts.talk import (
     SOON_S,
+    ListedDoor,
+    ShowingDoor,
+    admit,
     await_events,
     contact_of,
     echo,
@@ -161,6 +164,71 @@ class NetworkContract:
             assert await read_all(stream) == b"done"
             assert counts == [SENT_BYTES]
 
+    @pytest.mark.parametrize("to_itself", [False, True])
+    async def test_what_is_sent_without_waiting_arrives_whole_and_in_order(
+        self, make_network: MakeNetwork, to_itself: bool
+    ) -> None:
+        pieces = [bytes([number]) * (997 * number) for number in range(60)]
+        async with members(make_network(), make_network()) as (one, other), trio.open_nursery() as nursery:
+            two = one if to_itself else other
+            two.handle(streams.DECODE, echo)
+            stream = await one.open_stream(two.peer, streams.DECODE)
+            waited: list[int] = []
+
+            async def send() -> None:
+                for number, piece in enumerate(pieces):
+                    memory = bytearray(piece)
+                    if not stream.send_nowait(memory):
+                        waited.append(number)
+                        await stream.send(memory)
+                    memory[:] = bytes(len(memory))  # the caller's again
+                await stream.close()
+
+            nursery.start_soon(send)
+            assert await read_all(stream) == b"".join(pieces)
+        assert 0 not in waited
+        assert 1 not in waited
+
+    @pytest.mark.parametrize("to_itself", [False, True])
+    async def test_sending_without_waiting_takes_nothing_where_there_is_no_room(
+        self, make_network: MakeNetwork, to_itself: bool
+    ) -> None:
+        piece, begun = bytes(range(250)) * 400, trio.Event()
+        async with members(make_network(), make_network()) as (one, other), trio.open_nursery() as nursery:
+            two = one if to_itself else other
+            received: list[bytes] = []
+
+            async def read_late(stream: Stream) -> None:
+                await begun.wait()
+                received.append(await read_all(stream))
+
+            two.handle(streams.PREFILL, read_late)
+            stream = await one.open_stream(two.peer, streams.PREFILL)
+            taken = 0
+            with trio.fail_after(SOON_S):
+                while stream.send_nowait(piece):
+                    taken += 1
+                    await trio.lowlevel.checkpoint()
+            assert not stream.send_nowait(piece)
+            begun.set()
+            nursery.start_soon(stream.close)
+            assert await read_all(stream) == b""
+            assert received == [piece * taken]
+
+    @pytest.mark.parametrize("to_itself", [False, True])
+    async def test_nothing_is_sent_without_waiting_on_a_stream_that_is_over(
+        self, make_network: MakeNetwork, to_itself: bool
+    ) -> None:
+        async with members(make_network(), make_network()) as (one, other):
+            two = one if to_itself else other
+            two.handle(streams.DECODE, echo)
+            for end in ("close", "reset"):
+                stream = await one.open_stream(two.peer, streams.DECODE)
+                await stream.send(b"hello")
+                await getattr(stream, end)()
+                with pytest.raises(Disconnected):
+                    stream.send_nowait(b"more")
+
     async def test_a_stream_to_oneself_reaches_ones_own_handler(self, make_network: MakeNetwork) -> None:
         async with members(make_network(), make_network()) as (one, _):
             one.handle(streams.SESSION, echo)
@@ -222,7 +290,7 @@ class NetworkContract:
             served.append(stream)
 
         async with members(make_network(), make_network(), make_network()) as (one, two, outsider):
-            two.admit(frozenset({one.peer}))
+            admit(two, one.peer)
             for kind in (streams.MEMBERS, streams.DECODE, streams.JOIN):
                 two.handle(kind, serve)
                 with pytest.raises((Unavailable, RemoteFault)):
@@ -238,8 +306,7 @@ class NetworkContract:
             served.append(stream.peer)
 
         async with members(make_network(), make_network(), make_network()) as (one, two, stranger):
-            two.admit(frozenset({one.peer}))
-            two.welcome_strangers(True)
+            admit(two, one.peer, strangers=True)
             two.handle(streams.JOIN, echo)
             assert await exchange(stranger, two, streams.JOIN, b"please") == b"please"
             for kind in (streams.MEMBERS, streams.PING, streams.DECODE):
@@ -250,13 +317,11 @@ class NetworkContract:
 
     async def test_a_stranger_that_is_admitted_becomes_a_member(self, make_network: MakeNetwork) -> None:
         async with members(make_network(), make_network()) as (one, joiner):
-            one.admit(frozenset())
-            one.welcome_strangers(True)
+            admit(one, strangers=True)
             for kind in (streams.JOIN, streams.MEMBERS, streams.DECODE):
                 one.handle(kind, echo)
             assert await exchange(joiner, one, streams.JOIN, b"please") == b"please"
-            one.admit(frozenset({joiner.peer}))
-            one.welcome_strangers(False)
+            admit(one, joiner.peer)
             for kind in (streams.MEMBERS, streams.DECODE):
                 assert await exchange(joiner, one, kind, b"thanks") == b"thanks"
 
@@ -266,8 +331,80 @@ class NetworkContract:
         async with members(make_network(), make_network()) as (one, two):
             two.handle(streams.MEMBERS, echo)
             stream = await one.open_stream(two.peer, streams.MEMBERS)
-            two.admit(frozenset())
+            admit(two)
             await expect_end(stream)
+
+    async def test_each_side_judges_what_the_other_showed(self, make_network: MakeNetwork) -> None:
+        one, two = make_network(), make_network()
+        async with running(one, two):
+            doors = ShowingDoor(b"from one"), ShowingDoor(b"from two")
+            for network, door, other in ((one, doors[0], two), (two, doors[1], one)):
+                network.guard(door)
+                network.learn(contact_of(other))
+            two.handle(streams.MEMBERS, echo)
+            assert await exchange(one, two, streams.MEMBERS, b"hi") == b"hi"
+            assert doors[0].judged == {(two.peer, b"from two")}
+            assert doors[1].judged == {(one.peer, b"from one")}
+
+    @pytest.mark.parametrize("shown", [b"", bytes(limits.SHOWN_BYTES_MAX)])
+    async def test_nothing_may_be_shown_and_as_much_as_is_allowed(
+        self, make_network: MakeNetwork, shown: bytes
+    ) -> None:
+        async with members(make_network(), make_network()) as (one, two):
+            for network in (one, two):
+                network.guard(ShowingDoor(shown))
+            two.handle(streams.MEMBERS, echo)
+            assert await exchange(one, two, streams.MEMBERS, b"hi") == b"hi"
+
+    async def test_whoever_is_turned_away_hears_why(self, make_network: MakeNetwork) -> None:
+        async with members(make_network(), make_network()) as (one, two):
+            two.guard(ShowingDoor(refusal="your certificate ended 42 min ago\x1b[2J"))
+            for _ in range(2):
+                with pytest.raises(Unauthenticated, match="ended 42 min ago"):
+                    await one.connect(two.peer, Plane.CONTROL)
+            assert two.faults
+            assert not one.connections()
+            assert not two.connections()
+
+    async def test_whoever_dials_judges_as_well(self, make_network: MakeNetwork) -> None:
+        async with members(make_network(), make_network()) as (one, two):
+            one.guard(ShowingDoor(refusal="its membership was revoked"))
+            with pytest.raises(Unauthenticated, match="was revoked"):
+                await one.connect(two.peer, Plane.DATA)
+            assert not one.connections()
+            one.guard(
+                ListedDoor((), strangers=True)
+            )  # who is let in as a stranger is no member to be dialled
+            with pytest.raises(Unauthenticated):
+                await one.connect(two.peer, Plane.CONTROL)
+
+    async def test_nobody_gets_in_before_there_is_a_door(self, make_network: MakeNetwork) -> None:
+        async with running(make_network(), make_network()) as (one, two):
+            admit(one, two.peer)
+            one.learn(contact_of(two))
+            two.handle(streams.JOIN, echo)
+            with pytest.raises((Unavailable, RemoteFault)):
+                await exchange(one, two, streams.JOIN, b"please")
+
+    async def test_strangers_have_no_data_plane(self, make_network: MakeNetwork) -> None:
+        async with members(make_network(), make_network()) as (stranger, two):
+            admit(two, strangers=True)
+            with pytest.raises(Unauthenticated, match="certificate"):
+                await stranger.connect(two.peer, Plane.DATA)
+
+    async def test_strangers_make_no_events_until_they_are_members(self, make_network: MakeNetwork) -> None:
+        async with members(make_network(), make_network()) as (stranger, two):
+            admit(two, strangers=True)
+            two.handle(streams.JOIN, echo)
+            events = two.events()
+            assert await exchange(stranger, two, streams.JOIN, b"please") == b"please"
+            assert [info.is_member for info in two.connections()] == [False]
+            with pytest.raises((Unavailable, RemoteFault)):
+                await two.open_stream(stranger.peer, streams.JOIN)
+            admit(two, stranger.peer)
+            await await_events(events, PeerUp(stranger.peer, Plane.CONTROL))
+            admit(two, strangers=True)
+            await await_events(events, PeerDown(stranger.peer, Plane.CONTROL))
 
     async def test_connections_come_up_and_go_down_on_each_plane(self, make_network: MakeNetwork) -> None:
         async with members(make_network(), make_network()) as (one, two):
@@ -310,7 +447,7 @@ class NetworkContract:
 
     async def test_a_peer_that_nobody_told_of_is_unavailable(self, make_network: MakeNetwork) -> None:
         async with running(make_network(), make_network()) as (one, two):
-            one.admit(frozenset({two.peer}))
+            admit(one, two.peer)
             with pytest.raises(Unavailable):
                 await one.open_stream(two.peer, streams.MEMBERS)
             with pytest.raises(Unavailable):
@@ -341,7 +478,7 @@ class NetworkContract:
         nobody = PeerId("0" * 40)
         async with members(make_network(), make_network()) as (one, two):
             there = contact_of(two)
-            one.admit(frozenset({two.peer, nobody}))
+            admit(one, two.peer, nobody)
             one.learn(Contact(nobody, bytes(32), there.control, there.data))
             with pytest.raises((Unavailable, RemoteFault)):
                 await one.open_stream(nobody, streams.MEMBERS)

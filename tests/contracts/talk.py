@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import NoReturn
 
 import pytest
 import trio
 
-from protocols.errors import Disconnected
+from protocols.errors import Disconnected, Unauthenticated
+from protocols.ids import PeerId
 from protocols.membership import Contact
 from protocols.seams import Network, PeerEvent, Stream
 from protocols.streams import Plane, StreamKind
@@ -29,13 +30,52 @@ def contact_of(network: Network, sequence: int = 1) -> Contact:
     )
 
 
+class ListedDoor:
+    """Lets in who is on its list, and strangers if they are welcome. What is shown counts for nothing."""
+
+    def __init__(self, members: Iterable[PeerId], *, strangers: bool = False) -> None:
+        self._members = frozenset(members)
+        self._welcomes_strangers = strangers
+
+    def show(self) -> bytes:
+        return b""
+
+    def judge(self, peer: PeerId, shown: bytes) -> bool:
+        if peer not in self._members and not self._welcomes_strangers:
+            raise Unauthenticated("it is not on the list", peer)
+        return peer in self._members
+
+
+class ShowingDoor:
+    """Shows what it is given, and notes what it is shown; lets everybody in, or nobody."""
+
+    def __init__(self, shown: bytes = b"", refusal: str | None = None) -> None:
+        self._shown = shown
+        self._refusal = refusal
+        self.judged: set[tuple[PeerId, bytes]] = set()
+
+    def show(self) -> bytes:
+        return self._shown
+
+    def judge(self, peer: PeerId, shown: bytes) -> bool:
+        self.judged.add((peer, shown))
+        if self._refusal:
+            raise Unauthenticated(self._refusal, peer)
+        return True
+
+
+def admit(network: Network, *members: PeerId, strangers: bool = False) -> None:
+    """Exactly these are members for `network` from now on."""
+    network.guard(ListedDoor(members, strangers=strangers))
+
+
 def introduce(*networks: Network) -> None:
     """Everybody learns and admits everybody else."""
     for network in networks:
         others = [other for other in networks if other is not network]
         for other in others:
             network.learn(contact_of(other))
-        network.admit(frozenset(other.peer for other in others))
+        admit(network, *(other.peer for other in others))
 
 
 @asynccontextmanager

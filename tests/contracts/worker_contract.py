@@ -141,6 +141,17 @@ class WorkerContract:
         rebuilt = await rig.worker.step(rig.specs[0].shard, lone)
         assert bytes(rebuilt.body) == bytes(expected.body)
 
+    async def test_started_steps_give_what_steps_give_one_after_the_other(self, rig: Rig) -> None:
+        await rig.load_all()
+        await rig.open_all()
+        frames = [rig.first_frame(PROMPT, 0), *(rig.first_frame((7,), len(PROMPT) + at) for at in range(3))]
+        shard = rig.specs[0].shard
+        expected = [bytes((await rig.worker.step(shard, frame)).body) for frame in frames]
+        await rig.open_all()
+        given_up, *started = [rig.worker.start_step(shard, frame) for frame in (frames[0], *frames)]
+        del given_up
+        assert [bytes((await each.result()).body) for each in started] == expected
+
     async def test_a_truncated_cache_goes_on_as_if_the_cut_rows_had_never_been(self, rig: Rig) -> None:
         await rig.load_all()
         await rig.open_all()
@@ -253,6 +264,8 @@ class WorkerContract:
             rig.crash()
         assert sorted(outcomes) == ["died", "seen"]
         assert rig.worker.free_bytes() > free_bytes
+        with pytest.raises(Unavailable):
+            rig.worker.start_step(rig.specs[0].shard, rig.first_frame(PROMPT, 0))
         await until_up(rig)
         with pytest.raises(Unavailable):
             await rig.through(PROMPT, 0)

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from mesh.members.belonging import decide_network
+from mesh.members.identity import load_identity
 from node.demo.local_mesh import LocalMesh, wait_until
 from node.disk import FolderDisk, SystemRandomness
 from node.folders import find_folders
@@ -113,6 +114,7 @@ def test_an_invite_that_is_spent(mesh: LocalMesh, home, tmp_path):
 def test_an_invite_of_a_network_to_which_this_home_does_not_belong(mesh: LocalMesh, home):
     folders = find_folders({}, str(home))
     folders.make()
-    decide_network(FolderDisk(folders.state), SystemRandomness(), None)
+    disk, randomness = FolderDisk(folders.state), SystemRandomness()
+    decide_network(disk, load_identity(disk, randomness, 0.0), randomness, 0.0, None)
     said = complaint(weft_up(home, "--join", invite(mesh)))
     assert "the invite to another: start a second node with a home of its own (WEFT_HOME)" in said

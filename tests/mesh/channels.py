@@ -9,7 +9,7 @@ from protocols.errors import Malformed
 from protocols.frame import PREFIX, encode_frame
 from protocols.hello import encode_hello
 from protocols.ids import PeerId
-from protocols.membership import PING_CODEC, Ping, PingMessage, Pong
+from protocols.liveness import WATCH_CODEC, Ping, Pong, WatchMessage
 from protocols.seams import Stream
 from simulations.network import NETWORK_ID
 
@@ -17,11 +17,11 @@ PEER = PeerId("12D3KooW" + "p" * 44)
 HELLO = encode_frame(encode_hello(NETWORK_ID), limits.HELLO_BYTES_MAX)
 
 
-def ping_channel(stream: Stream) -> Channel[PingMessage]:
-    return Channel(stream, streams.PING, PING_CODEC, NETWORK_ID)
+def ping_channel(stream: Stream) -> Channel[WatchMessage]:
+    return Channel(stream, streams.PING, WATCH_CODEC, NETWORK_ID)
 
 
-async def echo_pings(channel: Channel[PingMessage]) -> None:
+async def echo_pings(channel: Channel[WatchMessage]) -> None:
     while True:
         match await channel.receive():
             case Ping(nonce):

@@ -48,3 +48,24 @@ async def test_a_reader_that_lets_go_is_told_no_more() -> None:
         feed.tell(1)
     feed.tell(2)
     assert [event async for event in events] == [1]
+
+
+async def test_a_reader_takes_all_that_has_gathered_in_one_turn() -> None:
+    feed: Feed[int] = Feed()
+    events = feed.subscribe()
+    heard = 0
+
+    async def read() -> None:
+        nonlocal heard
+        async for _ in events:
+            heard += 1
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(read)
+        for _ in range(10):
+            for event in range(limits.EVENTS_BEHIND_MAX // 2):
+                feed.tell(event)
+            await trio.sleep(0)
+            await trio.sleep(0)
+        feed.close()
+    assert heard == 10 * (limits.EVENTS_BEHIND_MAX // 2)

@@ -17,7 +17,8 @@ from protocols.errors import Disconnected, Malformed, Oversized, RemoteFault, Ti
 from protocols.frame import PREFIX, encode_frame
 from protocols.hello import MAJOR, MINOR
 from protocols.ids import NetworkId
-from protocols.membership import MEMBERS_CODEC, PING_CODEC, Leaving, Ping, PingMessage, Pong
+from protocols.liveness import WATCH_CODEC, Ping, Pong, WatchMessage
+from protocols.membership import MEMBERS_CODEC, Renew
 from protocols.seams import Network
 from simulations.network import NETWORK_ID, VirtualWorld
 from tests.contracts.talk import members
@@ -30,28 +31,28 @@ pytestmark = ON_VIRTUAL_TIME
 async def test_a_question_costs_one_round_trip_hello_included() -> None:
     world = VirtualWorld(latency_s=0.1)
     async with members(world.network(), world.network()) as (one, two):
-        two.handle(streams.PING, accepting(streams.PING, PING_CODEC, NETWORK_ID, echo_pings))
-        async with dial(one, two.peer, streams.PING, PING_CODEC, NETWORK_ID) as channel:
+        two.handle(streams.PING, accepting(streams.PING, WATCH_CODEC, NETWORK_ID, echo_pings))
+        async with dial(one, two.peer, streams.PING, WATCH_CODEC, NETWORK_ID) as channel:
             start = trio.current_time()
             assert await ask(channel, Ping(7), Pong) == Pong(7)
             assert trio.current_time() - start == pytest.approx(0.2)
             assert channel.peer == two.peer
 
 
-Serve = Callable[[Channel[PingMessage]], Awaitable[None]]
+Serve = Callable[[Channel[WatchMessage]], Awaitable[None]]
 
 
 async def serve_one(serve: Serve, use: Callable[[Network, Network], Awaitable[None]]) -> None:
     world = VirtualWorld()
     async with members(world.network(), world.network()) as (one, two):
-        two.handle(streams.PING, accepting(streams.PING, PING_CODEC, NETWORK_ID, serve))
+        two.handle(streams.PING, accepting(streams.PING, WATCH_CODEC, NETWORK_ID, serve))
         await use(one, two)
 
 
 async def test_leaving_a_channel_closes_it_and_failing_resets_it() -> None:
     ends: list[str] = []
 
-    async def note_the_end(channel: Channel[PingMessage]) -> None:
+    async def note_the_end(channel: Channel[WatchMessage]) -> None:
         try:
             while await channel.stream.receive():
                 pass
@@ -61,12 +62,12 @@ async def test_leaving_a_channel_closes_it_and_failing_resets_it() -> None:
             ends.append("closed")
 
     async def leave(one: Network, two: Network) -> None:
-        async with dial(one, two.peer, streams.PING, PING_CODEC, NETWORK_ID) as channel:
+        async with dial(one, two.peer, streams.PING, WATCH_CODEC, NETWORK_ID) as channel:
             await channel.send(Ping(1))
 
     async def fail(one: Network, two: Network) -> None:
         with contextlib.suppress(ZeroDivisionError):
-            async with dial(one, two.peer, streams.PING, PING_CODEC, NETWORK_ID) as channel:
+            async with dial(one, two.peer, streams.PING, WATCH_CODEC, NETWORK_ID) as channel:
                 await channel.send(Ping(1))
                 await trio.sleep(1)
                 raise ZeroDivisionError
@@ -81,7 +82,7 @@ async def test_leaving_a_channel_closes_it_and_failing_resets_it() -> None:
 
 
 async def test_a_dialler_that_says_nothing_is_dropped_in_time() -> None:
-    async def never(channel: Channel[PingMessage]) -> None:
+    async def never(channel: Channel[WatchMessage]) -> None:
         pytest.fail("served without a Hello")
 
     async def say_nothing(one: Network, two: Network) -> None:
@@ -95,25 +96,25 @@ async def test_a_dialler_that_says_nothing_is_dropped_in_time() -> None:
 
 
 async def test_a_question_that_nobody_answers_times_out() -> None:
-    async def wait(channel: Channel[PingMessage]) -> None:
+    async def wait(channel: Channel[WatchMessage]) -> None:
         await trio.sleep_forever()
 
     async def ask_in_vain(one: Network, two: Network) -> None:
         with pytest.raises(TimedOut, match="no answer"):
-            async with dial(one, two.peer, streams.PING, PING_CODEC, NETWORK_ID) as channel:
+            async with dial(one, two.peer, streams.PING, WATCH_CODEC, NETWORK_ID) as channel:
                 await ask(channel, Ping(1), Pong, within_s=3.0)
 
     await serve_one(wait, ask_in_vain)
 
 
 async def test_an_answer_of_another_type_is_malformed_and_blamed() -> None:
-    async def answer_with_a_question(channel: Channel[PingMessage]) -> None:
+    async def answer_with_a_question(channel: Channel[WatchMessage]) -> None:
         await channel.send(Ping(1))
         await trio.sleep(1)
 
     async def ask_for_a_pong(one: Network, two: Network) -> None:
         with pytest.raises(Malformed, match="expected Pong, got Ping") as caught:
-            async with dial(one, two.peer, streams.PING, PING_CODEC, NETWORK_ID) as channel:
+            async with dial(one, two.peer, streams.PING, WATCH_CODEC, NETWORK_ID) as channel:
                 await ask(channel, Ping(1), Pong)
         assert caught.value.peer == two.peer
 
@@ -151,7 +152,7 @@ async def test_a_bad_hello_is_refused_with_the_right_blame(sent: bytes, error: t
 
 async def test_a_newer_minor_with_more_fields_is_spoken_with() -> None:
     newer = frame(msgspec.msgpack.encode((MAJOR, MINOR + 7, NETWORK_ID, ("gossip",), "later")))
-    stream = await feed(newer, frame(PING_CODEC.encode(Ping(3))))
+    stream = await feed(newer, frame(WATCH_CODEC.encode(Ping(3))))
     assert await ping_channel(stream).receive() == Ping(3)
 
 
@@ -164,8 +165,8 @@ async def test_a_newer_minor_with_more_fields_is_spoken_with() -> None:
         (frame(msgspec.msgpack.encode(("ping", "seven"))), Malformed),
         (frame(msgspec.msgpack.encode(("peng", 7))), Malformed),
         (frame(msgspec.msgpack.encode(("ping",))), Malformed),
-        (frame(PING_CODEC.encode(Ping(1)) + b"\x00"), Malformed),
-        (frame(PING_CODEC.encode(Ping(1)))[:-1], Disconnected),
+        (frame(WATCH_CODEC.encode(Ping(1)) + b"\x00"), Malformed),
+        (frame(WATCH_CODEC.encode(Ping(1)))[:-1], Disconnected),
         (b"\x00", Disconnected),
         (b"", Disconnected),
     ],
@@ -183,16 +184,16 @@ async def test_nothing_too_large_is_sent() -> None:
     channel = Channel(near, streams.JOIN, MEMBERS_CODEC, NetworkId("a" * 1_000))
     with pytest.raises(Oversized):
         await channel.send_raw(encode_frame(bytes(limits.JOIN_BYTES_MAX + 1), limits.JOIN_BYTES_MAX))
-    await channel.send(Leaving())
+    await channel.send(Renew())
 
 
 async def test_messages_of_several_senders_are_not_interleaved() -> None:
     near, far = loopback_pair(PEER)
     sender, receiver = ping_channel(near), ping_channel(far)
-    received: list[PingMessage] = []
+    received: list[WatchMessage] = []
 
     async def send(nonce: int) -> None:
-        body = PING_CODEC.encode(Ping(nonce))
+        body = WATCH_CODEC.encode(Ping(nonce))
         await sender.send_raw(PREFIX.pack(len(body)), body[:1], body[1:])
 
     async with trio.open_nursery() as nursery:

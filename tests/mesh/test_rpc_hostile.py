@@ -17,7 +17,7 @@ from protocols.errors import Disconnected, RemoteFault
 from protocols.frame import PREFIX
 from protocols.hello import MAJOR, MINOR, Hello
 from protocols.ids import PeerId
-from protocols.membership import PING_CODEC, Ping, PingMessage
+from protocols.liveness import WATCH_CODEC, Ping, WatchMessage
 from protocols.seams import Stream
 from simulations.network import NETWORK_ID
 from tests.mesh.channels import HELLO, PEER, feed, frame, ping_channel
@@ -28,7 +28,7 @@ from tests.virtual_time import run_on_virtual_time
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=30), st.integers(1, 7))
 @settings(max_examples=30, deadline=None)
 def test_a_receive_that_is_cancelled_anywhere_loses_nothing(pieces: list[int], messages: int) -> None:
-    sent = HELLO + b"".join(frame(PING_CODEC.encode(Ping(nonce))) for nonce in range(messages))
+    sent = HELLO + b"".join(frame(WATCH_CODEC.encode(Ping(nonce))) for nonce in range(messages))
 
     async def trickle(stream: Stream) -> None:
         rest = sent
@@ -37,7 +37,7 @@ def test_a_receive_that_is_cancelled_anywhere_loses_nothing(pieces: list[int], m
             rest = rest[size:]
             await trio.sleep(1.0)
 
-    async def run() -> list[PingMessage]:
+    async def run() -> list[WatchMessage]:
         near, far = loopback_pair(PEER)
         channel, received = ping_channel(far), []
         async with trio.open_nursery() as nursery:
@@ -78,7 +78,7 @@ def test_damaged_messages_of_every_kind_give_typed_errors_alone(vector: Vector, 
     assert trio.run(receive) == PEER
 
 
-async def receive_all(channel: Channel[PingMessage]) -> NoReturn:
+async def receive_all(channel: Channel[WatchMessage]) -> NoReturn:
     while True:
         await channel.receive()
 

@@ -1,4 +1,4 @@
-"""Stands in for `node.daemon` in processes of the tests: `python -m tests.node.fake_daemon --home ...`.
+"""Stands in for `node.opening` in processes of the tests: `python -m tests.node.fake_daemon --home ...`.
 
 With FAKE_DAEMON_GATE in the environment, importing it waits until that pipe is written to, as torch and libp2p would take
 their time.

@@ -17,6 +17,7 @@ from node.api import (
     Finished,
     GenerateEvent,
     GenerateRequest,
+    Goal,
     HeldRange,
     Member,
     Model,
@@ -24,16 +25,23 @@ from node.api import (
     Offered,
     OfferEvent,
     OfferProgress,
+    Pinged,
     Plan,
     PlannedRange,
+    PlannedStandby,
+    RefusedNode,
+    ReleasedRange,
     Rerouted,
+    RevokedMember,
     Session,
     Shard,
     Stage,
     Started,
     Token,
+    Withdrawn,
     Worker,
 )
+from node.opinions import Peer, PeerFacet, PeerHappening, PeerHealth, PeerReport, WhyPeer
 from protocols.errors import (
     LocalFault,
     Malformed,
@@ -70,6 +78,7 @@ class FakeNode:
     def __init__(self) -> None:
         self.requests: list[GenerateRequest] = []
         self.offers: list[tuple[str, str | None, tuple[str, ...]]] = []
+        self.goals: list[Goal] = []
         self.generating = threading.Event()
         self.cancelled = threading.Event()
         self.release = trio.Event()
@@ -91,15 +100,25 @@ class FakeNode:
     async def invite(self, uses: int, ttl_s: float) -> str:
         return f"weft1.{uses}.{ttl_s:g}"
 
+    async def revoke(self, peer: str) -> RevokedMember:
+        if peer != "bert":
+            raise Refused(f"{peer} was not let in by this node: run 'weft revoke' on one of anna.")
+        return RevokedMember(OTHER, "bert", (Member(PEER, "anna", up=False),))
+
     def models(self) -> tuple[Model, ...]:
         ranges = (HeldRange("0-3", PEER, "anna", False), HeldRange("0-3", OTHER, "bert", True))
         return (Model("tiny", DIGEST, 8, 512, local=True, ready=True, ranges=ranges),)
 
     @asynccontextmanager
     async def offer(
-        self, path_or_name: str, name: str | None = None, on: tuple[str, ...] = ()
+        self,
+        path_or_name: str,
+        name: str | None = None,
+        on: tuple[str, ...] = (),
+        goal: Goal = Goal(),  # noqa: B008  (frozen)
     ) -> AsyncIterator[AsyncIterator[OfferEvent]]:
         self.offers.append((path_or_name, name, on))
+        self.goals.append(goal)
         if path_or_name == "missing":
             raise UserError("There is no model folder 'missing': give a path, or weft-tiny.")
         async with aclosing(self._offering(path_or_name)) as events:
@@ -112,13 +131,33 @@ class FakeNode:
                 await self._wait_cancelled()
         yield Offered(await self.plan("tiny"))
 
-    async def plan(self, model: str) -> Plan:
+    async def plan(
+        self,
+        model: str,
+        on: tuple[str, ...] = (),
+        goal: Goal = Goal(),  # noqa: B008  (frozen)
+    ) -> Plan:
         self._known(model)
+        self.goals.append(goal)
+        mapped = PlannedStandby(OTHER, "bert", "mapped", 0, 1 << 20, 1800.0, "packed when it has to serve")
         ranges = (
-            PlannedRange("0-3", PEER, "anna", OTHER, "bert"),
-            PlannedRange("4-7", OTHER, "bert", None, None),
+            PlannedRange("0-3", PEER, "anna", OTHER, "bert", 1 << 20, 4.0, 0.0, "it is quick", (mapped,)),
+            PlannedRange("4-7", OTHER, "bert", None, None, 1 << 20, 6.5, 1.0, "it has room"),
         )
-        return Plan("tiny", DIGEST, 8, ranges, 12.5)
+        refused = (RefusedNode(PEER, "carl", "its operator lets it hold no layers"),)
+        return Plan(
+            "tiny", DIGEST, 8, ranges, 12.5, 1.0, 90.0, ("1 of 2 ranges has no standby",), refused, True
+        )
+
+    async def withdraw(self, model: str) -> Withdrawn:
+        self._known(model)
+        if model == "hold":
+            return Withdrawn("tiny", DIGEST, ())
+        ranges = (
+            ReleasedRange("0-3", PEER, "anna", False),
+            ReleasedRange("0-3", OTHER, "bert", True, "no answer within 60 s"),
+        )
+        return Withdrawn("tiny", DIGEST, ranges)
 
     @asynccontextmanager
     async def generate(self, request: GenerateRequest) -> AsyncIterator[AsyncIterator[GenerateEvent]]:
@@ -168,6 +207,33 @@ class FakeNode:
 
     def sessions(self) -> tuple[Session, ...]:
         return (Session(SESSION, "tiny", ROUTE, 0, 5, 7, 40.0, 3.5),) * self.running
+
+    def peers(self) -> tuple[Peer, ...]:
+        health = PeerHealth(0.5, 3.0, 1 << 30, 4 << 30, 1, 0)
+        return (
+            Peer(PEER, "anna", "up", 1.0, 0, 0, 0, 0, ("tiny 0-3",), health),
+            Peer(OTHER, "bert", "down", 0.62, 12.5, 3, 1, 0, ("tiny 4-7", "tiny 0-3 (standby)"), None, 1.25),
+        )
+
+    def why_peer(self, peer: str) -> WhyPeer:
+        if peer not in {"bert", OTHER}:
+            raise NotFound(f"no member is called {peer!r}: 'weft peers' lists them.")
+        reports = (
+            PeerReport(PEER, "anna", "anna", 2, 0, 0.5, 8.0, 4.0, 20, 2, 0, 0),
+            PeerReport(OTHER, "carl", "dora", 1, 0, 0.3, 8.0, 2.0, 20, 2, 0, 0),
+            PeerReport(OTHER, "emil", "emil", 0, 3, 0.0, 60.0, 0.0, 0, 0, 0, 9),
+            PeerReport(OTHER, "nina", "nina", 0, 0, 0.0, 60.0, 0.0, 0, 0, 0, 9),
+        )
+        happenings = (PeerHappening(1.8e9, "failed", "session 1a2b3c4d: silent for 1.2 s"),)
+        facets = (PeerFacet("liveness", 2.5, 3.0, 0.5, 1.0, 0.31),)
+        return WhyPeer(self.peers()[1], 0.22, facets, happenings, reports)
+
+    async def ping(self, address: str, count: int) -> Pinged:
+        if not address.startswith("/ip4/"):
+            raise Refused(
+                "This node has nothing to do with foreign peers: allow them with mesh.foreign_listen."
+            )
+        return Pinged(OTHER, "" if "9999" in address else "js-libp2p/3.3.11", (3.25, 1.5, 2.0)[:count])
 
     async def drain(self) -> None:
         self.drained = True

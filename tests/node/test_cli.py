@@ -20,7 +20,8 @@ from node.control import ControlServer
 from node.control_socket import bound_control_socket
 from node.folders import find_folders
 from node.lifecycle import Lifecycle
-from tests.node.fake_node import DIGEST, PEER, FakeNode
+from protocols.exit_codes import ExitCode
+from tests.node.fake_node import DIGEST, OTHER, PEER, FakeNode
 
 WAIT_S = 30
 
@@ -83,7 +84,18 @@ def spawn(*arguments, **options):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["status"], ["models"], ["ps"], ["invite"], ["plan", "m"], ["offer", "m"], ["run", "m", "hi"], ["down"]],
+    [
+        ["status"],
+        ["models"],
+        ["ps"],
+        ["peers"],
+        ["invite"],
+        ["plan", "m"],
+        ["ping", "/ip4/127.0.0.1/tcp/1"],
+        ["offer", "m"],
+        ["run", "m", "hi"],
+        ["down"],
+    ],
 )
 def test_without_a_daemon_every_verb_exits_3_and_says_how_to_start_one(home, weft, arguments):
     assert weft(*arguments) == (3, "", f"weft: no daemon at {home.socket}. Start one with 'weft up'.\n")
@@ -99,6 +111,8 @@ def test_without_a_daemon_every_verb_exits_3_and_says_how_to_start_one(home, wef
         ["run", "m", "p", "--top-p", "0"],
         ["invite", "--ttl", "soon"],
         ["invite", "--uses", "0"],
+        ["ping"],
+        ["ping", "/ip4/127.0.0.1/tcp/1", "-c", "65"],
         ["status", "--jsno"],
     ],
 )
@@ -112,7 +126,21 @@ def test_wrong_usage_exits_2_with_one_line(home, weft, arguments):
 def test_help_lists_every_verb_without_importing_them(weft):
     code, out, _ = weft("--help")
     assert code == 0
-    for verb in ("up", "down", "status", "invite", "models", "offer", "plan", "run", "ps", "version", "demo"):
+    for verb in (
+        "up",
+        "down",
+        "status",
+        "invite",
+        "models",
+        "offer",
+        "plan",
+        "run",
+        "ps",
+        "peers",
+        "ping",
+        "version",
+        "demo",
+    ):
         assert f"\n  {verb} " in out
     assert "node.cli.demo" not in sys.modules
 
@@ -174,6 +202,51 @@ def test_read_verbs_have_text_and_json(node, weft):
     node.running = 0
 
 
+def test_peers_are_a_table_with_what_each_does_and_how_it_is(node, weft):
+    code, out, err = weft("peers")
+    assert (code, err) == (0, "")
+    heads, anna, bert = out.splitlines()
+    assert heads.split()[:5] == ["peer", "state", "score", "served", "failed"]
+    assert anna.startswith("anna (")
+    assert "  up     1.00   0 " in anna
+    assert "50%   3 ms  1.0 GiB of 4.0 GiB" in anna
+    assert "  down   0.62   12.5 " in bert
+    assert bert.endswith("1.2 ms  tiny 4-7, tiny 0-3 (standby)")
+    listed = json.loads(weft("peers", "--json")[1])["peers"]
+    assert [each["name"] for each in listed] == ["anna", "bert"]
+    assert listed[1]["health"] is None
+
+
+def test_why_gives_the_evidence_on_a_peer_in_sentences(node, weft):
+    code, out, _ = weft("peers", "--why", "bert")
+    assert code == 0
+    assert "score 0.62, so that it is chosen as if it were 1.6 times slower" in out
+    assert "2027-01-15 08:00:00 UTC: it failed (session 1a2b3c4d: silent for 1.2 s)" in out
+    assert "counts for 4 of 8, as it agreed with this node on 2 of 2 peers that both know\n" in out
+    assert "together with all whom dora brought in" in out
+    assert "counts for nothing, as it agreed with this node on 0 of 3 peers" in out
+    assert "counts for nothing, as it has not yet agreed with anything" in out
+    found = json.loads(weft("peers", "--why", "bert", "--json")[1])
+    assert (found["peer"]["name"], found["facets"][0]["own_bad"]) == ("bert", 3.0)
+
+
+def test_an_unknown_peer_is_one_line_that_says_where_to_look(node, weft):
+    line = "weft: no member is called 'zoe': 'weft peers' lists them.\n"
+    assert weft("peers", "--why", "zoe") == (1, "", line)
+
+
+def test_a_revocation_says_who_is_out_and_who_else(node, weft):
+    code, out, err = weft("revoke", "bert")
+    assert (code, err) == (0, "")
+    assert out.splitlines()[0].endswith("is no member any more; the others are being told.")
+    assert "needs a new home and a new invite" in out
+    assert "With it went whom it had invited: anna" in out
+    assert json.loads(weft("revoke", "bert", "--json")[1])["below"][0]["name"] == "anna"
+    code, out, err = weft("revoke", "carl")
+    assert (code, out) == (4, "")
+    assert "run 'weft revoke' on one of anna" in err
+
+
 def test_an_invite_is_alone_on_stdout(node, weft):
     code, out, err = weft("invite", "--uses", "2", "--ttl", "90m")
     assert (code, out) == (0, "weft1.2.5400\n")
@@ -190,6 +263,64 @@ def test_an_offer_tells_each_phase_once_and_then_the_plan(node, weft):
     assert "tiny (abababab): 8 layers" in out
     assert node.offers == [("weft-tiny", "t", ("bert",))]
     assert json.loads(weft("offer", "weft-tiny", "--json")[1])["ranges"]
+
+
+def test_an_offer_and_a_plan_carry_their_goal(node, weft):
+    wanted = ("--replicas", "3", "--strategy", "interactive", "--standby", "hot")
+    assert weft("offer", "weft-tiny", *wanted)[0] == 0
+    assert weft("plan", "tiny", *wanted)[0] == 0
+    assert [(each.replicas, each.strategy, each.standby) for each in (node.goals[0], node.goals[-1])] == [
+        (3, "interactive", "hot")
+    ] * 2
+    for wrong in (("--replicas", "0"), ("--strategy", "quick"), ("--standby", "warm")):
+        assert weft("offer", "weft-tiny", *wrong)[0] == 2
+
+
+def test_a_ping_tells_what_the_peer_is_and_how_fast_it_was(node, weft):
+    code, out, err = weft("ping", "/ip4/127.0.0.1/tcp/4001", "-c", "3")
+    assert (code, err) == (0, "")
+    assert out.splitlines() == [
+        f"{OTHER} is js-libp2p/3.3.11",
+        "  1: 3.25 ms",
+        "  2: 1.50 ms",
+        "  3: 2.00 ms",
+        "  least 1.50 ms, median 2.00 ms, most 3.25 ms",
+    ]
+    assert "is of unknown make\n" in weft("ping", "/ip4/127.0.0.1/tcp/9999")[1]
+    found = json.loads(weft("ping", "/ip4/127.0.0.1/tcp/4001", "--json")[1])
+    assert found == {"peer": OTHER, "agent": "js-libp2p/3.3.11", "rtts_ms": [3.25, 1.5, 2.0]}
+
+
+def test_where_foreign_peers_are_not_allowed_a_ping_names_the_option(node, weft):
+    code, out, err = weft("ping", "nonsense")
+    assert (code, out) == (ExitCode.REFUSED, "")
+    assert "mesh.foreign_listen" in err
+
+
+def test_a_plan_tells_why_range_by_range(node, weft):
+    _, out, _ = weft("plan", "tiny", "--why")
+    assert "layers 0-3 on anna" in out
+    assert "4.00 ms + 0.00 ms to get there" in out
+    assert "mapped standby bert" in out
+    assert "a pause of about 1.8 s, packed when it has to serve" in out
+    assert "no standby: if it is lost, this node loads the range itself" in out
+    assert "holds no range of its own: its operator lets it hold no layers" in out
+    assert "1 of 2 ranges has no standby" in out
+    assert "why" not in weft("plan", "tiny")[1]
+    assert json.loads(weft("plan", "tiny", "--json")[1])["ranges"][0]["standbys"][0]["kind"] == "mapped"
+
+
+def test_a_withdrawal_tells_what_became_of_every_range(node, weft):
+    code, out, err = weft("withdraw", "tiny")
+    assert (code, err) == (0, "")
+    assert "no longer served" in out
+    assert "released" in out
+    assert "not free yet: no answer within 60 s" in out
+    assert "nobody held any of it" in weft("withdraw", "hold")[1]
+    assert len(json.loads(weft("withdraw", "tiny", "--json")[1])["ranges"]) == 2
+    code, out, err = weft("withdraw", "unheard-of")
+    assert (code, out) == (1, "")
+    assert err.count("\n") == 1
 
 
 def test_an_offered_folder_is_made_absolute(node, weft, tmp_path, monkeypatch):
@@ -318,7 +449,7 @@ def test_no_verb_but_up_imports_what_is_slow(node):
     script = """
 import sys
 from node.cli.main import run
-for line in (["status"], ["models"], ["ps"], ["plan", "tiny"], ["invite"], ["offer", "weft-tiny"],
+for line in (["status"], ["models"], ["ps"], ["peers"], ["peers", "--why", "bert"], ["plan", "tiny"], ["ping", "/ip4/1"], ["invite"], ["offer", "weft-tiny"],
              ["run", "tiny", "hi"], ["version"], ["--help"], ["nonsense"]):
     run(line)
 slow = {"torch", "trio", "libp2p", "msgspec", "structlog", "starlette", "hypercorn", "numpy", "asyncio", "rich"}

@@ -19,6 +19,15 @@ def test_without_anything_the_defaults_hold():
     assert load() == Config()
 
 
+def test_foreign_peers_are_allowed_by_an_address_alone():
+    assert load().mesh.foreign_listen == ""
+    assert load(mesh__foreign_listen="/ip6/::/tcp/0").mesh.foreign_listen == "/ip6/::/tcp/0"
+    assert (
+        load('[mesh]\nforeign_listen = "/ip6/::/tcp/1"', {"WEFT_MESH_FOREIGN_LISTEN": ""}).mesh.foreign_listen
+        == ""
+    )
+
+
 def test_flags_win_over_environment_over_file_over_default():
     text = '[node]\nname = "file"\n[http]\nport = 1\nhost = "127.0.0.2"\n'
     environment = {"WEFT_NODE_NAME": "environment", "WEFT_HTTP_PORT": "2"}
@@ -51,6 +60,10 @@ def test_text_of_the_environment_becomes_numbers_and_booleans():
         ("[worker]\nthreads = -1\n", "expected is a whole number, 0 or more"),
         ('[model]\ndtype = "int4"\n', "is 'int4', but expected is bf16 or f32"),
         ('[mesh]\ncontrol_listen = "0.0.0.0:1"\n', "expected is a listen address such as"),
+        (
+            '[mesh]\nforeign_listen = "0.0.0.0:1"\n',
+            "expected is a listen address such as /ip4/0.0.0.0/tcp/4749, or empty",
+        ),
         ("[http\n", f"{PATH} is not valid TOML"),
         ('[http]\nhost = "0.0.0.0"\n', "which others can reach: set http.api_key"),
     ],
@@ -98,3 +111,45 @@ def test_a_secret_is_not_repeated_in_an_error():
 
 def test_a_key_opens_http_to_others():
     assert load('[http]\nhost = "0.0.0.0"\napi_key = "k"\n').http.host == "0.0.0.0"
+
+
+# Lists -------------------------------------------------------------------------------------------------------------------
+
+PEER = "12D3KooW" + "a" * 44
+
+
+def test_lists_come_from_toml_and_from_text_with_commas():
+    assert load('[node]\nlabels = ["zone=eu", "site=attic"]\n').node.labels == ("zone=eu", "site=attic")
+    environment = {
+        "WEFT_NODE_LABELS": "zone=eu, site=attic",
+        "WEFT_MESH_INTERFACES": "eth0,10.0.0.0/8",
+        "WEFT_MESH_MDNS": "false",
+    }
+    config = load(environment=environment, mesh__control_advertise="/dns4/me.example.org/tcp/1")
+    assert config.node.labels == ("zone=eu", "site=attic")
+    assert config.mesh.interfaces == ("eth0", "10.0.0.0/8")
+    assert config.mesh.mdns is False
+    assert config.mesh.control_advertise == ("/dns4/me.example.org/tcp/1",)
+    assert load(environment={"WEFT_NODE_LABELS": ""}).node.labels == ()
+
+
+def test_bootstrap_takes_addresses_of_peers_and_dnsaddr_names():
+    entries = f'["/dns4/a.example.org/tcp/4747/p2p/{PEER}", "/dnsaddr/b.example.org"]'
+    assert len(load(f"[mesh]\nbootstrap = {entries}\n").mesh.bootstrap) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('[node]\nlabels = ["zone"]\n', "expected is a list of labels such as"),
+        ('[node]\nlabels = "zone=eu"\n', "expected is a list of labels such as"),
+        ('[mesh]\ncontrol_advertise = ["me.example.org:1"]\n', "mesh.control_advertise in"),
+        ('[mesh]\ndata_advertise = ["/ip4/0.0.0.0/tcp/1"]\n', "is no address of one host"),
+        ('[mesh]\nbootstrap = ["/ip4/192.0.2.1/tcp/4747"]\n', "names no peer"),
+    ],
+)
+def test_a_wrong_entry_of_a_list_is_told_in_one_line(text, said):
+    with pytest.raises(UserError, match=r"\. Change it and start again\.$") as caught:
+        load(text)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)

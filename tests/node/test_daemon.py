@@ -16,12 +16,14 @@ from safetensors.numpy import save_file
 
 from inference.model.config import parse_config
 from mesh.members.belonging import decide_network
+from mesh.members.identity import load_identity
 from mesh.state.files import inline
 from node import api
 from node.config import Config, MeshConfig, NodeConfig
 from node.daemon import Daemon
 from node.library import Library
-from protocols.errors import NoRoute, Unavailable
+from protocols.errors import NoRoute, NotFound, Unavailable, UserError
+from protocols.observations import Outcome
 from protocols.placement import LayerRange
 from protocols.seams import Seams
 from simulations.clock import SeededRandomness, VirtualClock
@@ -75,13 +77,17 @@ class Cluster:
         number = len(self.daemons)
         invite = await self.daemons[0].invite(1, 3600) if number else ""
         disk, randomness = MemoryDisk(), SeededRandomness(number)
-        network_id = decide_network(disk, randomness, invite or None)
-        network = self.world.network(network_id=network_id)
+        clock = VirtualClock()
+        identity = load_identity(disk, randomness, clock.wall())
+        network_id = decide_network(disk, identity, randomness, clock.wall(), invite or None)
+        network = self.world.network(
+            identity.peer, network_id, lambda: tuple(key.public for key in identity.statics)
+        )
         worker = VirtualWorker(layer_ms=5.0)
-        seams = Seams(VirtualClock(), randomness, network, disk, worker)
+        seams = Seams(clock, randomness, network, disk, worker)
         library = Library(network, network_id, disk, self._root / str(number), inline)
         config = Config(node=NodeConfig(f"node{number}"), mesh=MeshConfig(join=invite), **settings)
-        daemon = Daemon(config, seams, library, network_id)
+        daemon = Daemon(config, seams, library, identity, network_id)
         await self._stack.enter_async_context(daemon.run())
         self.daemons.append(daemon)
         self.workers.append(worker)
@@ -167,19 +173,63 @@ async def test_a_dead_worker_moves_its_range_and_gets_it_back(tmp_path: Path, fo
                 await trio.sleep(0.1)
 
 
-async def test_without_a_standby_the_session_ends_with_a_reason(tmp_path: Path, folder: Path) -> None:
+async def test_what_nobody_else_holds_any_more_the_entry_serves_itself(tmp_path: Path, folder: Path) -> None:
     async with cluster(tmp_path, 3) as made:
         await made.offer(folder)
+        unbroken = tokens_of(await generate(made.daemons[0]))
 
         async def kill_all_others(_: api.Started) -> None:
             made.kill("node1")
             made.kill("node2")
 
-        with pytest.raises(NoRoute, match=r"no standby is left.*offer the model again"):
+        events = await generate(made.daemons[0], 10, kill_all_others)
+        assert tokens_of(events) == unbroken
+        assert {event.to_name for event in events if isinstance(event, api.Rerouted)} == {"node0"}
+        assert tokens_of(await generate(made.daemons[0])) == unbroken, "new requests find it there"
+
+
+async def test_a_lost_range_that_fits_nowhere_ends_the_session_with_a_reason(
+    tmp_path: Path, folder: Path
+) -> None:
+    async with cluster(tmp_path, 3) as made:
+        await made.offer(folder)
+        worker = made.workers[0]
+        worker._memory_bytes -= worker.free_bytes() - (64 << 10)  # room for a session, and for no range
+
+        async def kill_all_others(_: api.Started) -> None:
+            made.kill("node1")
+            made.kill("node2")
+
+        with pytest.raises(
+            NoRoute, match=r"no standby is left for layers .*offer the model again with 'weft offer'"
+        ):
             await generate(made.daemons[0], 10, kill_all_others)
         assert made.daemons[0].sessions() == ()
-        with pytest.raises(NoRoute, match=r"start the nodes that held them.*or offer the model again"):
+        with pytest.raises(NoRoute, match="offer the model again"):
             await generate(made.daemons[0])
+
+
+async def test_standbys_are_mapped_and_a_withdrawn_model_is_held_by_nobody(
+    tmp_path: Path, folder: Path
+) -> None:
+    async with cluster(tmp_path, 3) as made:
+        plan = await made.offer(folder)
+        assert {standby.kind for each in plan.ranges for standby in each.standbys} == {"mapped"}
+        assert {shard.kind for shard in made.daemons[1].status().shards if shard.standby} == {"mapped"}
+        unbroken = tokens_of(await generate(made.daemons[0]))
+
+        async def kill_the_middle(started: api.Started) -> None:
+            made.kill("node1" if started.route[1].name != "node2" else "node2")
+
+        events = await generate(made.daemons[0], 10, kill_the_middle)
+        assert tokens_of(events) == unbroken
+        withdrawn = await made.daemons[0].withdraw("model")
+        assert {each.trouble for each in withdrawn.ranges} == {""}
+        assert made.daemons[0].status().shards == ()
+        assert not made.daemons[0].models()[0].ready
+        assert (await made.daemons[0].withdraw("model")).ranges == ()
+        with pytest.raises(NotFound, match="No model is called 'nothing'"):
+            await made.daemons[0].withdraw("nothing")
 
 
 async def test_a_drain_lasts_until_the_answer_has_been_given(tmp_path: Path, folder: Path) -> None:
@@ -216,3 +266,48 @@ async def test_a_session_left_early_leaves_no_stage(tmp_path: Path, folder: Path
         with trio.fail_after(5):
             while any(shard.sessions for each in made.daemons for shard in each.status().shards):
                 await trio.sleep(0.1)
+
+
+async def test_a_node_knows_who_served_it_and_who_did_not(tmp_path: Path, folder: Path) -> None:
+    async with cluster(tmp_path, 3) as made:
+        await made.offer(folder)
+        entry = made.daemons[0]
+        assert {each.score for each in entry.peers()} == {1.0}
+        lost = ""
+
+        async def kill_the_middle(started: api.Started) -> None:
+            nonlocal lost
+            lost = started.route[1].name
+            made.kill(lost)
+
+        await generate(entry)
+        await generate(entry, 10, kill_the_middle)
+        own, *others = entry.peers()
+        assert (own.name, own.score, own.served) == ("node0", 1.0, 0.0)
+        bad, good = sorted(others, key=lambda each: each.score)
+        assert (bad.name, bad.state, bad.failed, bad.wrong) == (lost, "down", 1.0, 0.0)
+        assert bad.score < 0.95
+        assert good.served == 2.0
+        assert any("model" in each for each in good.ranges)
+        why = entry.why_peer(lost)
+        assert why.peer == bad
+        assert why.happenings[0].outcome in {"failed", "disputed"}
+        assert [each.outcome for each in why.happenings[1:]] == ["served"]
+        assert entry.why_peer(bad.peer[-6:]) == why
+        with pytest.raises(NotFound, match="'weft peers' lists them"):
+            entry.why_peer("zoe")
+        with pytest.raises(UserError, match="fits 3 members"):
+            entry.why_peer("")
+
+
+async def test_who_computed_wrongly_is_out_of_the_next_route(tmp_path: Path, folder: Path) -> None:
+    async with cluster(tmp_path, 3) as made:
+        await made.offer(folder)
+        entry = made.daemons[0]
+        started = (await generate(entry))[0]
+        assert isinstance(started, api.Started)
+        suspect = next(stage.peer for stage in started.route if stage.name != "node0")
+        entry.picture.observe(suspect, Outcome.WRONG, "by hand")
+        started = (await generate(entry))[0]
+        assert isinstance(started, api.Started)
+        assert suspect not in {stage.peer for stage in started.route}

@@ -25,7 +25,7 @@ class Library:
 
 
 class Placement:
-    async def offer(self, model: Any, on_event: Any, on: Any) -> Plan:
+    async def offer(self, model: Any, on_event: Any, on: Any, goal: Any) -> Plan:
         await trio.sleep(1)
         return Plan((), 1.0)
 
@@ -33,7 +33,7 @@ class Placement:
 async def test_a_reader_that_sleeps_misses_progress_and_nothing_else(autojump_clock: MockClock) -> None:
     members = SimpleNamespace(members=tuple)
     offering = Offering(ModelConfig(), Library(), Placement(), members, OWN, str)  # type: ignore[arg-type]
-    async with offering.offer("/a/model", None, ()) as events:
+    async with offering.offer("/a/model", None, (), api.Goal()) as events:
         await trio.sleep(10)
         told = [event async for event in events]
     assert len(told) == EVENTS_WAITING_MAX + 1

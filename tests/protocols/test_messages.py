@@ -12,15 +12,19 @@ from hypothesis import strategies as st
 
 from protocols import membership, placement, session, weights
 from protocols.errors import Malformed
-from protocols.membership import PING_CODEC, Ping
+from protocols.liveness import WATCH_CODEC, Ping
 from protocols.placement import PLACEMENT_CODEC, Capacity
 from protocols.session import SESSION_CODEC
-from tests.protocols.vectors import HEX, OPEN_MEANS, VECTORS, Vector
+from tests.protocols.vectors import GROWN, GROWN_HEX, HEX, OPEN_MEANS, VECTORS, Vector
 
-each_vector = pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector.name)
+each_vector = pytest.mark.parametrize(
+    "vector", [*VECTORS, *GROWN], ids=lambda vector: f"{type(vector).__name__}-{vector.name}"
+)
+NEWEST = {vector.name: vector for vector in (*VECTORS, *GROWN)}
+each_newest = pytest.mark.parametrize("vector", NEWEST.values(), ids=NEWEST)
 
 
-@each_vector
+@each_newest
 def test_a_message_is_written_as_its_golden_bytes(vector: Vector) -> None:
     assert vector.codec.encode(vector.message).hex() == vector.hex
 
@@ -35,7 +39,7 @@ def test_an_independent_reader_finds_the_same_meaning(vector: Vector) -> None:
     assert msgpack.unpackb(bytes.fromhex(vector.hex)) == vector.means
 
 
-@each_vector
+@each_newest
 def test_fields_that_a_later_minor_adds_at_the_end_are_passed_over(vector: Vector) -> None:
     longer = msgpack.packb([*vector.means, "later", 7])
     assert vector.codec.decode(longer) == vector.message
@@ -57,12 +61,13 @@ def test_a_message_with_anything_behind_it_is_malformed(vector: Vector) -> None:
 
 def test_every_message_of_every_kind_has_its_golden_bytes() -> None:
     unions = (
-        membership.JoinMessage, membership.MembersMessage, membership.PingMessage,
+        membership.JoinMessage, membership.MembersMessage,
         placement.PlacementMessage, session.SessionMessage, weights.WeightsMessage,
     )  # fmt: skip
     messages = {message for union in unions for message in typing.get_args(union)}
-    assert messages <= {type(vector.message) for vector in VECTORS}
+    assert messages <= {type(vector.message) for vector in NEWEST.values()}
     assert set(HEX) == {vector.name for vector in VECTORS}
+    assert set(GROWN_HEX) == {vector.name for vector in GROWN}
 
 
 @given(st.binary(max_size=300))
@@ -108,9 +113,9 @@ def test_values_out_of_bounds_are_malformed(means: object) -> None:
 
 def test_deep_nesting_is_malformed() -> None:
     with pytest.raises(Malformed):
-        PING_CODEC.decode(b"\x91" * 100_000)
+        WATCH_CODEC.decode(b"\x91" * 100_000)
 
 
 def test_optional_fields_may_be_missing_at_the_end() -> None:
     assert PLACEMENT_CODEC.decode(msgpack.packb(["capacity", 1.0, 5])) == Capacity(1.0, 5, 0, False)
-    assert PING_CODEC.decode(msgpack.packb(["ping", 5])) == Ping(5)
+    assert WATCH_CODEC.decode(msgpack.packb(["ping", 5])) == Ping(5)

@@ -10,22 +10,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
+
 from protocols.hello import Hello
 from protocols.ids import ModelDigest, NetworkId, PeerId, SessionId, TensorDigest
+from protocols.liveness import WATCH_CODEC, Ping, Pong
 from protocols.membership import (
     JOIN_CODEC,
     MEMBERS_CODEC,
-    PING_CODEC,
-    Announce,
     Contact,
     Invite,
     JoinAccepted,
     JoinRefused,
     JoinRequest,
-    Leaving,
-    Ping,
-    Pong,
-    Vouch,
+    Renew,
+    Renewed,
+    Revoked,
+    Whereabouts,
+    WhereIs,
 )  # fmt: skip
 from protocols.messages import Codec
 from protocols.placement import (
@@ -42,6 +44,7 @@ from protocols.placement import (
     ModelNote,
     Offer,
     Release,
+    StandbyKind,
     Survey,
 )  # fmt: skip
 from protocols.session import (
@@ -64,6 +67,10 @@ from protocols.weights import WEIGHTS_CODEC, Coming, FetchBlob, FetchManifest, M
 
 FILE: Final = Path(__file__).parent.parent / "vectors" / "wire-1.0.txt"
 HEX: Final = dict(line.split() for line in FILE.read_text().splitlines()) if FILE.exists() else {}
+GROWN_FILE: Final = FILE.with_name("wire-1.1.txt")
+GROWN_HEX: Final = (
+    dict(line.split() for line in GROWN_FILE.read_text().splitlines()) if GROWN_FILE.exists() else {}
+)
 
 ADA, BOB = PeerId("12D3KooW" + "a" * 32), PeerId("12D3KooW" + "b" * 32)
 NETWORK = NetworkId("5eed" * 8)
@@ -92,6 +99,15 @@ class Vector:
         return HEX[self.name]
 
 
+@dataclass(frozen=True)
+class Grown(Vector):
+    """A message that has grown at its end, or is new, since release 1.0; its bytes stand in tests/vectors/wire-1.1.txt."""
+
+    @property
+    def hex(self) -> str:
+        return GROWN_HEX[self.name]
+
+
 VECTORS: Final = (
     Vector("hello", Codec(Hello), Hello(1, 0, NETWORK, ("x",)), [1, 0, NETWORK, ["x"]]),
     Vector(
@@ -101,11 +117,8 @@ VECTORS: Final = (
     Vector("join.join", JOIN_CODEC, JoinRequest(SECRET, CONTACT), ["join", SECRET, CONTACT_MEANS]),
     Vector("join.accepted", JOIN_CODEC, JoinAccepted((CONTACT,)), ["accepted", [CONTACT_MEANS]]),
     Vector("join.refused", JOIN_CODEC, JoinRefused("spent"), ["refused", "spent"]),
-    Vector("members.announce", MEMBERS_CODEC, Announce(CONTACT), ["announce", CONTACT_MEANS]),
-    Vector("members.vouch", MEMBERS_CODEC, Vouch((CONTACT,)), ["vouch", [CONTACT_MEANS]]),
-    Vector("members.leaving", MEMBERS_CODEC, Leaving(), ["leaving"]),
-    Vector("ping.ping", PING_CODEC, Ping(7), ["ping", 7]),
-    Vector("ping.pong", PING_CODEC, Pong(1 << 40), ["pong", 1 << 40]),
+    Vector("ping.ping", WATCH_CODEC, Ping(7), ["ping", 7]),
+    Vector("ping.pong", WATCH_CODEC, Pong(1 << 40), ["pong", 1 << 40]),
     Vector(
         "placement.survey", PLACEMENT_CODEC, Survey(MODEL, LayerShape(768, 2048, 12, 4, 64, "bf16")),
         ["survey", MODEL, [768, 2048, 12, 4, 64, "bf16"]],
@@ -155,4 +168,37 @@ VECTORS: Final = (
     Vector("weights.blob", WEIGHTS_CODEC, FetchBlob(MODEL, BLOB, 4096), ["blob", MODEL, BLOB, 4096]),
     Vector("weights.coming", WEIGHTS_CODEC, Coming(1 << 32), ["coming", 1 << 32]),
     Vector("weights.missing", WEIGHTS_CODEC, Missing(), ["missing"]),
+)  # fmt: skip
+
+MAPPED = msgspec.structs.replace(CLAIM, kind=StandbyKind.MAPPED)
+GROWN: Final = (
+    Grown(
+        "placement.capacity", PLACEMENT_CODEC, Capacity(1.5, 1 << 33, 12, True, (LayerRange(4, 8),), 1 << 20, 6, 1 << 40),
+        ["capacity", 1.5, 1 << 33, 12, True, [[4, 8]], 1 << 20, 6, 1 << 40],
+    ),
+    Grown(
+        "placement.offer", PLACEMENT_CODEC,
+        Offer(
+            3, ADA, MODEL, LayerRange(0, 4), True, "f32", "fast", 1 << 20, 120.0, (ADA, BOB), StandbyKind.MAPPED
+        ),
+        ["offer", 3, ADA, MODEL, [0, 4], True, "f32", "fast", 1 << 20, 120.0, [ADA, BOB], "mapped"],
+    ),
+    Grown(
+        "placement.release", PLACEMENT_CODEC, Release(3, MODEL, LayerRange(4, 8), True),
+        ["release", 3, MODEL, [4, 8], True],
+    ),
+    Grown(
+        "placement.declined", PLACEMENT_CODEC, Declined("a rival", 4, 2, BOB), ["declined", "a rival", 4, 2, BOB]
+    ),
+    Grown("placement.claim", PLACEMENT_CODEC, MAPPED, ["claim", *CLAIM_MEANS, "mapped"]),
+    Grown(
+        "placement.claims", PLACEMENT_CODEC, Claims((MAPPED,), (ModelNote(MODEL, "weft-tiny", 8),)),
+        ["claims", [["claim", *CLAIM_MEANS, "mapped"]], [[MODEL, "weft-tiny", 8]]],
+    ),
+    Grown("join.accepted", JOIN_CODEC, JoinAccepted((CONTACT,), b"chain"), ["accepted", [CONTACT_MEANS], b"chain"]),
+    Grown("members.revoked", MEMBERS_CODEC, Revoked(b"list"), ["revoked", b"list"]),
+    Grown("members.renew", MEMBERS_CODEC, Renew(), ["renew"]),
+    Grown("members.renewed", MEMBERS_CODEC, Renewed(b"chain"), ["renewed", b"chain"]),
+    Grown("members.where", MEMBERS_CODEC, WhereIs(BOB), ["where is", BOB]),
+    Grown("members.whereabouts", MEMBERS_CODEC, Whereabouts(CONTACT), ["whereabouts", CONTACT_MEANS]),
 )  # fmt: skip

@@ -6,13 +6,13 @@ import pytest
 import trio
 
 from protocols import limits, streams
-from protocols.errors import Disconnected, TimedOut, Unauthenticated, Unavailable
+from protocols.errors import Disconnected, TimedOut, Unavailable
 from protocols.ids import NetworkId
 from protocols.seams import PeerDown, PeerUp
 from protocols.streams import Plane
 from simulations.network import VirtualWorld
 from tests.contracts.network_contract import MakeNetwork, NetworkContract
-from tests.contracts.talk import await_events, echo, exchange, expect_end, introduce, members, running
+from tests.contracts.talk import admit, await_events, echo, exchange, expect_end, introduce, members, running
 from tests.virtual_time import ON_VIRTUAL_TIME
 
 pytestmark = ON_VIRTUAL_TIME
@@ -100,15 +100,14 @@ async def test_another_network_is_refused_in_the_handshake() -> None:
     world = VirtualWorld()
     foreign = world.network(network_id=NetworkId("f" * 32))
     async with members(world.network(), foreign) as (one, two):
-        with pytest.raises(Unauthenticated):
+        with pytest.raises(Disconnected):
             await one.connect(two.peer, Plane.CONTROL)
 
 
 async def test_a_stranger_that_does_nothing_is_disconnected() -> None:
     world = VirtualWorld()
     async with members(world.network(), world.network()) as (one, stranger):
-        one.admit(frozenset())
-        one.welcome_strangers(True)
+        admit(one, strangers=True)
         events = stranger.events()
         await stranger.connect(one.peer, Plane.CONTROL)
         start = trio.current_time()

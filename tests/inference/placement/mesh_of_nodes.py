@@ -20,7 +20,7 @@ from protocols.streams import Plane
 from simulations.disk import MemoryDisk
 from simulations.network import NETWORK_ID, VirtualNetwork, VirtualWorld
 from simulations.worker import VirtualWorker
-from tests.contracts.talk import contact_of
+from tests.contracts.talk import admit, contact_of
 
 MODEL = ModelDigest("ab" * 32)
 LAYERS = 8
@@ -56,6 +56,7 @@ class TravellingWeights:
         self.config: bytes | None = None
         self.spoiled: set[str] = set()
         self.fetch_s = 0.1
+        self.warm_s = 0.01
         self.fetched: list[str] = []
 
     async def config_of(self, model: ModelDigest, from_peers: tuple[PeerId, ...]) -> bytes:
@@ -84,6 +85,15 @@ class TravellingWeights:
             self.tensors.add(name)
             self.fetched.append(name)
         return tuple(TensorFile(name, "weights.safetensors", name) for name in tensor_names)
+
+    async def free_disk_bytes(self):
+        return None
+
+    async def warm(self, model, tensor_names, on_progress):
+        for done, name in enumerate(tensor_names):
+            assert name in self.tensors
+            await trio.sleep(self.warm_s)
+            on_progress((done + 1) * 100, len(tensor_names) * 100)
 
 
 class ConnectedMembers:
@@ -188,7 +198,7 @@ class Mesh:
         """Everybody knows, admits and is connected to everybody who is up."""
         up = [node for node in self.nodes.values() if node.is_up]
         for node in up:
-            node.network.admit(frozenset(self.nodes))
+            admit(node.network, *self.nodes)
             for other in up:
                 if other is not node:
                     node.network.learn(contact_of(other.network))

@@ -101,3 +101,16 @@ def test_the_table_is_bounded_and_forgets_the_down_first(monkeypatch):
 def test_the_term_of_claims_is_the_highest():
     assert term_of([]) == 0
     assert term_of([claim(term=3), claim(term=7), claim(term=1)]) == 7
+
+
+def test_who_serves_layers_of_a_model_is_told_primaries_first():
+    table = ClaimTable()
+    third = PeerId(f"12D3KooW{'C' * 44}")
+    table.tell(A, Claims((claim(A, 0, 4, standby=True), claim(A, 4, 8), claim(A, 0, 4, OTHER))))
+    table.tell(B, Claims((claim(B, 0, 8),)))
+    table.tell(third, Claims((claim(third, 0, 4),)))
+    assert [each.holder for each in table.serving(MODEL, LayerRange(1, 4))] == [third, B, A]
+    assert [each.holder for each in table.serving(MODEL, LayerRange(3, 5))] == [B]
+    assert table.serving(OTHER, LayerRange(0, 5)) == ()
+    table.down(B)
+    assert table.serving(MODEL, LayerRange(3, 5)) == ()

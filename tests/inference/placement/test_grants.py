@@ -10,15 +10,27 @@ from inference.placement.grants import GrantPolicy, Grants
 from protocols import limits
 from protocols.errors import Malformed
 from protocols.ids import ModelDigest, PeerId
-from protocols.placement import Declined, Granted, LayerRange, Offer, Release
+from protocols.placement import Capacity, Declined, Granted, LayerRange, Offer, Release, StandbyKind
 
 A, B = (PeerId(f"12D3KooW{letter * 44}") for letter in "AB")
-MODEL = ModelDigest("ab" * 32)
+MODEL, OTHER = ModelDigest("ab" * 32), ModelDigest("cd" * 32)
+MAPPED = StandbyKind.MAPPED
 
 
-def an_offer(start=0, end=4, *, term=1, proposer=A, bytes_needed=40, model=MODEL, standby=False, dtype="f32"):
+def an_offer(
+    start=0,
+    end=4,
+    *,
+    term=1,
+    proposer=A,
+    bytes_needed=40,
+    model=MODEL,
+    standby=False,
+    dtype="f32",
+    kind=StandbyKind.HOT,
+):
     held = LayerRange(start, end)
-    return Offer(term, proposer, model, held, standby, dtype, "fast", bytes_needed, 100.0, (proposer,))
+    return Offer(term, proposer, model, held, standby, dtype, "fast", bytes_needed, 100.0, (proposer,), kind)
 
 
 def test_memory_promised_is_not_promised_twice():
@@ -128,12 +140,103 @@ def test_the_operator_has_the_last_word(policy, reason, layers_max):
 
 
 def test_the_survey_tells_of_the_operators_word():
-    assert Grants(GrantPolicy(refuses=True)).available_bytes(100, 0) == 0
+    refusing = Grants(GrantPolicy(refuses=True)).capacity(MODEL, 1.5, 100, True, 0)
+    assert refusing == Capacity(1.5, 0, 0, True)
     grants = Grants(GrantPolicy(layers_max=6))
-    assert grants.layers_left() == 6
+    assert grants.capacity(MODEL, 1.5, 100, False, 0) == Capacity(1.5, 100, 6)
     grants.offer(an_offer(), 100, 0)
-    assert grants.layers_left() == 2
-    assert Grants().layers_left() is None
+    assert grants.capacity(OTHER, 1.5, 100, False, 0) == Capacity(1.5, 60, 2), (
+        "another model has what is left"
+    )
+    grants.offer(an_offer(0, 2, model=OTHER, bytes_needed=10), 60, 0)
+    assert grants.capacity(ModelDigest("ef" * 32), 1.5, 60, False, 0).free_bytes == 0, "the cap is reached"
+
+
+def test_the_survey_tells_what_is_held_of_that_model_beside_what_is_free():
+    grants = Grants(GrantPolicy(layers_max=20))
+    for offer in (an_offer(), an_offer(4, 6, standby=True, kind=MAPPED), an_offer(0, 3, model=OTHER)):
+        grants.claim(grants.offer(offer, 200, 0).grant, 0, 0)
+    told = grants.capacity(MODEL, 1.0, 200, True, 1)
+    assert told == Capacity(1.0, 120, 17, True, (LayerRange(0, 4),), 40, 6)
+
+
+# Mapped and adopted --------------------------------------------------------------------------------------------------
+
+
+def test_a_mapped_range_needs_its_memory_only_once_it_is_promoted():
+    grants = Grants()
+    grant = grants.offer(an_offer(standby=True, kind=MAPPED, bytes_needed=400), 100, 0).grant
+    grants.claim(grant, 0, 0)
+    assert grants.available_bytes(100, 1) == 100
+    assert "400 bytes do not fit into 100" in grants.promote(grant, 100, 1).reason
+    assert grants.promote(grant, 500, 1) is None
+    assert grants.available_bytes(500, 1) == 100
+    assert grants.claim(grant, 300, 2) == ()
+    assert grants.available_bytes(200, 2) == 100, "what the worker does not count is KV"
+    grants.demote(grant)
+    assert grants.available_bytes(500, 3) == 500
+    grants.promote(grant, 500, 3)
+    grants.unloaded()
+    assert grant.is_mapped, "a worker that died had it loaded, and the disk has it still"
+
+
+def test_the_same_range_mapped_and_loaded_are_different_grants():
+    grants = Grants(GrantPolicy(layers_max=4))
+    loaded = grants.offer(an_offer(), 100, 0).grant
+    grants.claim(loaded, 40, 0)
+    mapped = grants.offer(an_offer(term=2, standby=True, kind=MAPPED), 60, 1)
+    assert not mapped.is_held
+    assert grants.claim(mapped.grant, 0, 2) == (loaded,)
+    again = grants.offer(an_offer(term=3), 100, 3)
+    assert isinstance(again.reply, Granted)
+    assert not again.is_held
+    assert grants.claim(again.grant, 40, 4) == (mapped.grant,)
+
+
+@pytest.mark.parametrize("offer", [{"kind": StandbyKind.COLD, "standby": True}, {"kind": StandbyKind.MAPPED}])
+def test_what_nobody_can_hold_is_malformed(offer):
+    with pytest.raises(Malformed):
+        Grants().offer(an_offer(**offer), 100, 0)
+
+
+def test_an_adopted_range_is_of_no_plan_and_gives_way_to_any():
+    grants = Grants()
+    adopted = grants.adopt(an_offer(term=7, proposer=B), 100, 0)
+    assert grants.available_bytes(60, 0) == 60 - 40
+    assert grants.highest(MODEL) == (0, "")
+    assert isinstance(grants.adopt(an_offer(4, 8, bytes_needed=90), 100, 0), Declined)
+    verdict = grants.offer(an_offer(term=1), 60, 1)
+    assert (verdict.is_held, verdict.grant, adopted.is_adopted) == (True, adopted, False)
+
+
+# Plans that fail -----------------------------------------------------------------------------------------------------
+
+
+def test_a_plan_that_fails_gives_a_range_back_to_the_plan_that_has_it_too():
+    grants = Grants()
+    grant = grants.offer(an_offer(), 100, 0).grant
+    grants.claim(grant, 40, 0)
+    grants.offer(an_offer(term=2, proposer=B, standby=True), 60, 1)
+    assert grants.release(Release(2, MODEL, LayerRange(0, 4), exact=True), B) == ()
+    assert (grant.rank, grant.offer.standby) == ((1, A), False)
+    grants.offer(an_offer(term=2, proposer=B), 60, 2)
+    assert grants.release(Release(1, MODEL, LayerRange(0, 4), exact=True), A) == (), "it is B's as well"
+    assert grants.release(Release(2, MODEL, LayerRange(0, 4), exact=True), B) == (grant,), "and nobody's now"
+
+
+def test_a_plan_that_fails_takes_no_rivals_grant_with_it():
+    grants = Grants()
+    rivals = grants.offer(an_offer(proposer=B), 100, 0).grant
+    assert grants.release(Release(2, MODEL, LayerRange(0, 4), exact=True), A) == ()
+    assert list(grants) == [rivals]
+
+
+def test_a_declined_proposer_is_told_of_a_rival_only_while_that_one_is_at_it():
+    grants = Grants()
+    pending = grants.offer(an_offer(term=2, proposer=B), 100, 0).grant
+    assert grants.offer(an_offer(4, 6), 60, 0).reply.rival == B
+    grants.claim(pending, 40, 1)
+    assert grants.offer(an_offer(4, 6), 60, 1).reply.rival is None
 
 
 def test_release_is_idempotent_and_only_for_this_plan_or_a_higher():

@@ -98,7 +98,7 @@ def test_a_proposer_without_room_holds_nothing_and_is_one_hop_away():
     plan = make_plan(TINY, {A: Capacity(1.0, 0), B: Capacity(1.0, PLENTY), C: Capacity(1.0, PLENTY)}, A)
     assert [planned.primary for planned in plan.ranges] == [B, C]
     assert plan.token_ms == pytest.approx(8 + 3 * HOP_MS)
-    assert "no room for one layer" in plan.notes[0]
+    assert [(refusal.peer, refusal.reason) for refusal in plan.refusals] == [(A, "no room for one layer")]
 
 
 def test_with_more_nodes_than_layers_the_quickest_take_part():

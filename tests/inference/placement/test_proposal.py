@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,7 +12,7 @@ from inference.placement.plan import Assignment, ModelSize
 from inference.placement.proposal import Proposal
 from protocols import limits
 from protocols.ids import ModelDigest, PeerId
-from protocols.placement import Capacity, Claim, Declined, Granted, LayerRange, LoadFailed
+from protocols.placement import Capacity, Claim, Declined, Granted, LayerRange, LoadFailed, StandbyKind
 
 A, B, C = (PeerId(f"12D3KooW{letter * 44}") for letter in "ABC")
 MODEL = ModelDigest("ab" * 32)
@@ -21,8 +22,9 @@ SUBJECT = Subject(MODEL, SIZE, "bf16", "exact", (A,))
 
 def a_claim(assignment, term=1, model=MODEL):
     return Claim(
-        assignment.peer, model, assignment.range, assignment.standby, "bf16", "exact", "here", 1.0, term
-    )
+        assignment.peer, model, assignment.range, assignment.standby, "bf16", "exact", "here", 1.0, term,
+        kind=assignment.kind,
+    )  # fmt: skip
 
 
 class Mesh:
@@ -31,6 +33,7 @@ class Mesh:
     def __init__(self, proposal, answer):
         self.proposal, self.answer = proposal, answer
         self.offers, self.released, self.events, self.held = [], [], [], set()
+        self.exact = set()  # released only as far as this proposal had them granted
         self.end = None
         self.take(proposal.begin())
 
@@ -48,6 +51,8 @@ class Mesh:
                         queue += self.proposal.handle(Answered(assignment, reply))
                 case LetGo(peer, release):
                     self.released.append((peer, release.range))
+                    if release.exact:
+                        self.exact.add((peer, release.range))
                     self.held.discard((peer, release.range))
                 case Report(event):
                     self.events.append(event)
@@ -206,6 +211,46 @@ def test_a_proposer_whose_grant_was_taken_back_gives_way():
     assert mesh.held == set(), "what it was granted elsewhere is released"
 
 
+def test_of_two_that_meet_the_higher_peer_id_goes_on_and_the_other_gives_up():
+    met = []
+
+    def meets(rival):
+        def answer(each):
+            if each.peer == C and len(met) < 2:
+                met.append(each)
+                return Granted(1), Declined("taken back", term=4, rival=rival)
+            return willing(each)
+
+        return answer
+
+    higher = Mesh(a_proposal(), meets(C))
+    assert isinstance(higher.end, GaveUp)
+    assert "is placing it as well" in higher.end.message
+    met.clear()
+    lower = Mesh(a_proposal(), meets(PeerId("12D3KooW" + "1" * 44)))
+    assert isinstance(lower.end, Placed)
+    assert lower.offers[-1].term == 5, "above what its rival had there"
+
+
+def test_a_mapped_standby_that_claims_to_be_something_else_is_a_failure():
+    def answer(each):
+        claim = a_claim(each)
+        if each.standby and each.peer == B:
+            claim = msgspec.structs.replace(claim, kind=StandbyKind.COLD)
+        return Granted(1), claim
+
+    mesh = Mesh(a_proposal(), answer)
+    assert isinstance(mesh.end, Placed)
+    assert B not in [standby.peer for standby in mesh.end.plan.standbys()]
+
+
+def test_the_offer_of_a_mapped_standby_says_what_it_will_need():
+    mesh = Mesh(a_proposal(disk_free_bytes=1000), willing)
+    mapped = [offer for offer in mesh.offers if offer.kind is StandbyKind.MAPPED]
+    assert len(mapped) == 3
+    assert {offer.bytes_needed for offer in mapped} == {SIZE.bytes_of(offer.range) for offer in mapped}
+
+
 def test_a_claim_for_something_else_is_a_failure():
     other = ModelDigest("cd" * 32)
     mesh = Mesh(
@@ -230,7 +275,9 @@ def test_what_was_held_before_is_kept_on_failure_and_released_on_success():
     )
     assert isinstance(failed.end, GaveUp)
     kept = {(claim.holder, claim.range) for claim in before}
-    assert kept.isdisjoint(failed.released)
+    assert {each for each in failed.released if each in kept} <= failed.exact, (
+        "holders keep what was theirs before"
+    )
 
 
 def test_a_model_too_big_is_refused_before_anything_is_offered():

@@ -153,7 +153,7 @@ class Machines:
                     self.emitted.append(token)
                 case e.Finish() | e.Fail():
                     self.end = output
-                case e.Recovered() | e.WakeAt():
+                case e.Recovered() | e.Blame() | e.WakeAt():
                     pass
                 case _:
                     assert_never(output)

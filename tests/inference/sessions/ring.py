@@ -14,6 +14,7 @@ from inference.sessions.relay import Relay
 from inference.sessions.shard import HeldShard, ShardServer
 from protocols.errors import WeftError
 from protocols.ids import ModelDigest, PeerId, SessionId
+from protocols.observations import Outcome
 from protocols.placement import Claim, LayerRange
 from protocols.seams import ShardId, ShardSpec
 from protocols.session import Sampling
@@ -34,12 +35,15 @@ class RingNode:
     worker: VirtualWorker
     is_exact: bool = True
     holds: list[LayerRange] = field(default_factory=list)
+    mapped: list[LayerRange] = field(default_factory=list)  # to be loaded when a session opens them
+    loaded_steps: int = 0
     free_before: int = 0  # memory before any session
 
     def __post_init__(self) -> None:
         self.relay = Relay(self.network, NETWORK_ID)
         self.server = ShardServer(self.network, NETWORK_ID, self.relay, self.worker, self)
-        self.entry = Entry(self.network, NETWORK_ID, self.relay)
+        self.seen: list[tuple[PeerId, Outcome, str]] = []
+        self.entry = Entry(self.network, NETWORK_ID, self.relay, lambda *seen: self.seen.append(seen))
 
     @property
     def peer(self) -> PeerId:
@@ -50,10 +54,23 @@ class RingNode:
             return None
         return HeldShard(ShardId(model, layers), WIDTH, DType.F32, self.is_exact)
 
-    async def load(self, layers: LayerRange) -> None:
+    def can_load(self, model: ModelDigest, layers: LayerRange, entry: PeerId) -> bool:
+        return model == MODEL and layers in self.mapped
+
+    async def load(self, model: ModelDigest, layers: LayerRange) -> None:
+        if layers not in self.holds:
+            await self.hold(layers)
+
+    def load_work(self) -> int:
+        return self.loaded_steps
+
+    async def hold(self, layers: LayerRange) -> None:
         spec = ShardSpec(ShardId(MODEL, layers), virtual_config(LAYERS), (), "f32", "exact")
-        await self.worker.load(spec, lambda _done, _total: None)
+        await self.worker.load(spec, self._advance)
         self.holds.append(layers)
+
+    def _advance(self, _done_bytes: int, _total_bytes: int) -> None:
+        self.loaded_steps += 1
 
     def claim(self, layers: LayerRange) -> Claim:
         numerics = "exact" if self.is_exact else "fast"
@@ -73,7 +90,11 @@ class Ring:
         return [node.claim(layers) for node, layers in zip(self.nodes, self.ranges, strict=True)]
 
     def replace(self, layers: LayerRange, excluded: frozenset[PeerId]) -> PeerId | None:
-        fitting = [node.peer for node in self.nodes if layers in node.holds and node.peer not in excluded]
+        fitting = [
+            node.peer
+            for node in self.nodes
+            if layers in (*node.holds, *node.mapped) and node.peer not in excluded
+        ]
         return fitting[0] if fitting else None
 
     def kill(self, node: RingNode) -> None:
@@ -92,22 +113,26 @@ async def open_ring(
     size: int = 3,
     *,
     standbys: bool = True,
+    mapped: bool = False,
+    load_s: float = 0.1,
     is_exact: bool = True,
     entry: int = 0,
     row_ms: float = 0.01,
 ) -> AsyncIterator[Ring]:
     """A ring of `size` nodes that divide the layers evenly, ready to generate at the node `entry`."""
     world = VirtualWorld(latency_s=0.002)
-    nodes = [RingNode(world.network(), VirtualWorker(row_ms=row_ms), is_exact) for _ in range(size)]
+    nodes = [RingNode(world.network(), VirtualWorker(row_ms=row_ms, load_s=load_s), is_exact) for _ in range(size)]
     ranges = [LayerRange(LAYERS * at // size, LAYERS * (at + 1) // size) for at in range(size)]
     async with AsyncExitStack() as stack:
         for node in nodes:
             await stack.enter_async_context(node.network.run())
         introduce(*(node.network for node in nodes))
         for at, node in enumerate(nodes):
-            await node.load(ranges[at])
-            if standbys and size > 1:
-                await node.load(ranges[at - 1])
+            await node.hold(ranges[at])
+            if mapped:
+                node.mapped.append(ranges[at - 1])
+            elif standbys and size > 1:
+                await node.hold(ranges[at - 1])
             node.free_before = node.worker.free_bytes()
         async with trio.open_nursery() as nursery:
             for node in nodes:

@@ -15,6 +15,7 @@ from inference.sessions.session import Session
 from protocols import limits
 from protocols.errors import NoRoute
 from protocols.ids import PeerId
+from protocols.observations import Outcome
 from protocols.placement import LayerRange
 from protocols.session import Progress, Rerouted, Sampled, StageOpened, StageRefused
 from protocols.tensor import Kind
@@ -93,14 +94,18 @@ def test_tokens_of_an_older_epoch_change_nothing() -> None:
 
 def test_a_stage_that_samples_another_position_is_given_up() -> None:
     session = opened_session()
-    (failed,) = session.handle(e.Told(1, 1, Sampled(0, 5, 7)), 0)
+    blame, failed = session.handle(e.Told(1, 1, Sampled(0, 5, 7)), 0)
+    assert isinstance(blame, e.Blame)
+    assert (blame.peer, blame.outcome) == ("b", Outcome.WRONG)
     assert isinstance(failed, e.Fail)
     assert "position 5" in str(failed.error)
 
 
 def test_a_token_from_any_but_the_last_stage_is_no_token() -> None:
     session = opened_session()
-    (failed,) = session.handle(e.Told(0, 1, Sampled(0, 2, 7)), 0)
+    blame, failed = session.handle(e.Told(0, 1, Sampled(0, 2, 7)), 0)
+    assert isinstance(blame, e.Blame)
+    assert (blame.peer, blame.outcome) == ("a", Outcome.WRONG)
     assert isinstance(failed, e.Fail)
     assert session.generated == []
 
@@ -131,7 +136,13 @@ def test_a_busy_stage_that_advances_is_waited_for_and_one_that_stands_still_is_n
 
 def test_a_silent_stage_without_a_standby_is_given_longer_and_then_named() -> None:
     session = opened_session()
-    assert not any(isinstance(output, e.Fail) for output in alarms(session, 0, limits.REPLY_S))
+    waited = alarms(session, 0, limits.REPLY_S)
+    assert not any(isinstance(output, e.Fail) for output in waited)
+    # Once per standstill and stage, however long it is waited for.
+    assert [(each.peer, each.outcome) for each in waited if isinstance(each, e.Blame)] == [
+        ("a", Outcome.LATE),
+        ("b", Outcome.LATE),
+    ]
     outputs = alarms(session, limits.REPLY_S, limits.REPLY_S + 1)
     (failed,) = [output for output in outputs if isinstance(output, e.Fail)]
     assert isinstance(failed.error, NoRoute)

@@ -7,8 +7,10 @@ import trio
 from trio.testing import MockClock
 
 from inference.sessions import events as e
+from inference.sessions.entry import STRETCH_TOKENS
 from protocols import limits
 from protocols.errors import NoRoute
+from protocols.observations import Outcome
 from protocols.session import Sampling
 from tests.inference.sessions.ring import generate, open_ring, order
 
@@ -167,3 +169,24 @@ async def test_sessions_side_by_side_do_not_mix(autojump_clock: MockClock) -> No
             nursery.start_soon(one, number)
     for number, tokens in results.items():
         assert tokens == await unbroken(order(sampling=Sampling(temperature=1.0, seed=number)))
+
+
+async def test_every_stage_of_a_good_session_is_seen_to_have_served(autojump_clock: MockClock) -> None:
+    async with open_ring(3) as ring:
+        await generate(ring, order(tokens=2 * STRETCH_TOKENS + 5))
+        seen = [(peer, outcome) for peer, outcome, _ in ring.entry.seen]
+        assert seen == 3 * [(node.peer, Outcome.SERVED) for node in ring.nodes]
+        assert ring.entry.seen[-1][2].endswith(" 5 tokens")
+
+
+async def test_a_stage_that_breaks_off_is_seen_and_the_stretch_before_counts_for_nobody(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_ring(3) as ring:
+        lost, kept = ring.nodes[1].peer, (ring.nodes[0].peer, ring.nodes[2].peer)
+        run = await generate(ring, order(tokens=40), {10: lambda: ring.kill(ring.nodes[1])})
+        assert run.error is None
+        seen = [(peer, outcome) for peer, outcome, _ in ring.entry.seen]
+        assert seen[0] in {(lost, Outcome.FAILED), (lost, Outcome.DISPUTED)}
+        assert [peer for peer, outcome in seen if outcome is Outcome.SERVED] == list(kept)
+        assert "of model abababab: " in ring.entry.seen[0][2]

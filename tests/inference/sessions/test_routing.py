@@ -193,3 +193,54 @@ def test_a_lost_range_goes_to_the_same_arithmetic_then_the_quickest(claims, expe
 def test_without_another_holder_of_the_range_the_loss_is_named(claims, exclude):
     with pytest.raises(NoRoute, match=r"no standby is left for layers 3-5 of model abababab"):
         find_replacement(claims, claim(B, 3, 6), exclude)
+
+
+# Scores --------------------------------------------------------------------------------------------------------------
+
+
+def scored(**scores):
+    by_peer = {peer: scores.get(letter, 1.0) for peer, letter in ((A, "a"), (B, "b"), (C, "c"), (D, "d"))}
+    return by_peer.__getitem__
+
+
+@pytest.mark.parametrize(
+    ("scores", "expected"),
+    [
+        ({}, "B"),  # the quicker one
+        ({"b": 0.5}, "B"),  # still the cheaper of the two
+        ({"b": 0.2}, "C"),
+        ({"b": 0.0}, "C"),
+        ({"b": 0.0, "c": 0.0}, "B"),
+        ({"b": 0.001, "c": 0.05}, "B"),  # past the floor only the pace tells them apart
+    ],
+)
+def test_a_bad_score_makes_a_holder_dearer(scores, expected):
+    whole = [claim(B, 0, 8, ms=2), claim(C, 0, 8, ms=6)]
+    route = find_route(whole, MODEL, 8, A, score=scored(**scores))
+    assert holders(route) == expected
+    # What is predicted is time, whatever the score.
+    assert route.token_ms == pytest.approx(8 * (2 if expected == "B" else 6) + 2 * HOP_MS)
+
+
+def test_who_computed_wrongly_is_in_no_chain_while_there_is_another():
+    wrong_a = scored(a=0.0)
+    assert holders(find_route([claim(A, 0, 8), claim(B, 0, 8, ms=99)], MODEL, 8, A, score=wrong_a)) == "B"
+    standby = [claim(A, 0, 8), claim(B, 0, 8, standby=True)]
+    assert holders(find_route(standby, MODEL, 8, A, score=wrong_a)) == "B"
+    mixed = [claim(A, 0, 8), claim(B, 0, 4), claim(C, 4, 8, numerics_class="y")]
+    assert holders(find_route(mixed, MODEL, 8, A, score=wrong_a)) == "BC"
+    assert holders(find_route([claim(A, 0, 4), claim(B, 4, 8)], MODEL, 8, B, score=wrong_a)) == "AB"
+
+
+@pytest.mark.parametrize(
+    ("scores", "expected"), [({}, C), ({"c": 0.1}, D), ({"c": 0.0}, D), ({"c": 0.0, "d": 0.0}, C)]
+)
+def test_a_lost_range_goes_to_the_better_score(scores, expected):
+    claims = [claim(C, 3, 6, ms=1), claim(D, 3, 6, ms=3)]
+    assert find_replacement(claims, claim(B, 3, 6), score=scored(**scores)).holder == expected
+
+
+def test_a_range_leaves_its_arithmetic_rather_than_go_to_one_that_computed_wrongly():
+    claims = [claim(C, 3, 6), claim(D, 3, 6, numerics_class="y")]
+    assert find_replacement(claims, claim(B, 3, 6), score=scored(c=0.0)).holder == D
+    assert find_replacement(claims, claim(B, 3, 6), score=scored(c=0.1)).holder == C

@@ -12,6 +12,7 @@ from inference.sessions.session import Session
 from protocols import limits
 from protocols.errors import NoRoute
 from protocols.ids import PeerId
+from protocols.observations import Outcome
 from protocols.placement import LayerRange
 from protocols.session import (
     Downstream,
@@ -21,6 +22,7 @@ from protocols.session import (
     Sampled,
     SessionMessage,
     StageOpened,
+    StageRefused,
     StageTrouble,
 )
 from protocols.tensor import Kind
@@ -184,6 +186,29 @@ def test_trouble_costs_the_one_that_is_to_blame(index: int, *, blames_downstream
     assert opened(talk.say(index, StageTrouble(0, "reset", blames_downstream))) == {lost: "x"}
 
 
+@pytest.mark.parametrize(
+    ("index", "message", "blamed"),
+    [
+        (1, StageTrouble(0, "its worker died"), [("b", Outcome.FAILED)]),
+        (1, StageRefused("full"), [("b", Outcome.REFUSED)]),
+        (2, Sampled(0, 9, 8), [("c", Outcome.WRONG)]),
+        (2, Sampled(0, 3, 1 << 32), [("c", Outcome.WRONG)]),
+        # A word against a neighbour weighs on both: it may be either of them.
+        (
+            0,
+            StageTrouble(0, "reset", blames_downstream=True),
+            [("b", Outcome.DISPUTED), ("a", Outcome.DISPUTED)],
+        ),
+        (2, StageTrouble(0, "reset", blames_downstream=True), [("c", Outcome.FAILED)]),
+    ],
+)
+def test_whoever_is_lost_is_blamed_for_what_was_seen_of_it(
+    index: int, message: SessionMessage, blamed: list[tuple[str, Outcome]]
+) -> None:
+    outputs = Talk([7]).say(index, message)
+    assert [(each.peer, each.outcome) for each in outputs if isinstance(each, e.Blame)] == blamed
+
+
 def test_what_was_said_of_a_neighbour_in_an_older_epoch_costs_nobody_anything() -> None:
     talk = Talk([7])
     talk.lose(1)
@@ -229,7 +254,7 @@ def test_a_session_that_loses_stage_after_stage_ends_in_a_sentence() -> None:
     talk = Talk([7], spares="".join(chr(ord("A") + number) for number in range(26)))
     for _ in range(limits.FAILOVERS_MAX):
         assert opened(talk.lose(1))
-    (failed,) = talk.lose(1)
+    _, failed = talk.lose(1)
     assert isinstance(failed, e.Fail)
     assert isinstance(failed.error, NoRoute)
     assert "lost 17 stages" in str(failed.error)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import pytest
 import trio
+from libp2p.crypto.ed25519 import create_new_key_pair
+from libp2p.crypto.x25519 import X25519PublicKey
 from libp2p.io.exceptions import ConnectionClosedError, IncompleteReadError
+from libp2p.peer.id import ID
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from mesh.host.framing import FRAME_BYTES_MAX, PLAIN_BYTES_MAX, STALLED_WRITE_S, SecureConnection
-from tests.mesh.host.wires import MemoryWire, secured_pair, wire_pair
+from mesh.host.framing import FRAME_BYTES_MAX, PLAIN_BYTES_MAX, STALLED_WRITE_S, RawWire, SecureConnection
+from protocols import limits
+from tests.mesh.host.wires import MemoryWire, identity, secured_pair, wire_pair
 
 
 async def held_frames(here: SecureConnection, wire: MemoryWire, *messages: bytes) -> list[bytes]:
@@ -108,6 +112,47 @@ async def test_a_peer_that_takes_nothing_is_given_up(autojump_clock: MockClock) 
     assert ended == [True]
     with pytest.raises(ConnectionClosedError):
         await here.write(b"x")
+
+
+@pytest.mark.parametrize("rekey_frames", [1, 2, 5])
+async def test_both_sides_change_their_keys_after_so_many_frames(
+    rekey_frames: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "REKEY_FRAMES", rekey_frames)
+    here, there = await secured_pair()
+    for number in range(12):
+        message = bytes([number]) * (PLAIN_BYTES_MAX + number)  # two frames
+        await here.write(message)
+        assert await there.read(len(message)) == message
+        await there.write(b"one")
+        assert await here.read(3) == b"one"
+
+
+def keyed(wire: RawWire) -> SecureConnection:
+    one, two = identity(1), identity(2)
+    return SecureConnection(
+        wire,
+        key_out=bytes(32),
+        key_in=bytes(32),
+        local_key=create_new_key_pair(one.signing_seed).private_key,
+        remote=ID.from_base58(two.peer),
+        remote_static=X25519PublicKey.from_bytes(two.static),
+    )
+
+
+async def test_frames_that_came_with_the_handshake_are_read_without_waiting_for_more() -> None:
+    wires = wire_pair()
+    here, there = RawWire(wires[0]), RawWire(wires[1])
+    (there.pending[:],) = await held_frames(keyed(here), wires[0], b"early")
+    assert await keyed(there).read(5) == b"early"
+
+
+async def test_what_was_sent_in_several_parts_arrives_as_one() -> None:
+    here, there = await secured_pair()
+    here.send_now((b"ab", bytearray(b"cd"), memoryview(bytes(70_000))))
+    assert here.is_blocked
+    await here.flush()
+    assert await there.receive() == [b"ab", b"cd", bytes(PLAIN_BYTES_MAX), bytes(70_000 - PLAIN_BYTES_MAX)]
 
 
 async def test_closing_is_told_once() -> None:

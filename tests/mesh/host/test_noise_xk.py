@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 
 import pytest
 import trio
@@ -11,15 +10,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 from libp2p.peer.id import ID
 from libp2p.security.exceptions import HandshakeFailure
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 
+from mesh.host import noise_xk
 from mesh.host.framing import RawWire, SecureConnection
 from mesh.host.negotiation import HEADER, Transcript, encode
-from mesh.host.noise_xk import MESSAGE_BYTES_MAX, PROTOCOL_ID, NoiseXk, Unwelcome, WrongIdentity, prologue
+from mesh.host.noise_xk import (
+    MESSAGE_BYTES_MAX,
+    PROTOCOL_ID,
+    REFUSAL_BYTES_MAX,
+    NoiseXk,
+    TurnedAway,
+    Unanswered,
+    Unwelcome,
+    WrongIdentity,
+    prologue,
+)
 from mesh.host.security import XkOnly
-from mesh.members.identity import Identity
+from mesh.members.identity import Identity, static_key
 from protocols import limits
-from protocols.errors import Disconnected
+from protocols.errors import Disconnected, Unauthenticated
 from protocols.ids import NetworkId, PeerId
 from tests.mesh.host.wires import NETWORK, MemoryWire, identity, wire_pair, xk
 
@@ -88,6 +98,14 @@ def only(target: int, edit: Callable[[bytes], bytes]) -> Callable[[int, bytes], 
     return lambda number, data: edit(data) if number == target else data
 
 
+def let_in(peer: PeerId, shown: bytes, dialled: bool) -> None:
+    """Whoever it is."""
+
+
+def show_nothing() -> bytes:
+    return b""
+
+
 async def test_both_sides_know_each_other_and_can_talk() -> None:
     dialled, accepted = await shake(xk(ONE, TWO), xk(TWO))
     assert isinstance(dialled, SecureConnection)
@@ -116,20 +134,21 @@ async def test_a_peer_whose_static_is_not_known_is_not_dialled() -> None:
 
 async def test_the_wrong_responder_key_gets_no_answer() -> None:
     wires = wire_pair()
-    stale = NoiseXk(ONE, NETWORK, lambda peer: THREE.static, lambda peer: True)
+    stale = NoiseXk(ONE, NETWORK, lambda peer: THREE.static, show_nothing, let_in)
     dialled, accepted = await shake(stale, xk(TWO), wires=wires)
-    assert isinstance(dialled, Disconnected)
+    assert isinstance(dialled, Unanswered)
+    assert "key may have changed" in str(dialled)
     assert isinstance(accepted, HandshakeFailure)
 
 
 async def test_an_unusable_responder_key_is_refused_before_anything_is_sent() -> None:
-    zero = NoiseXk(ONE, NETWORK, lambda peer: bytes(32), lambda peer: True)
+    zero = NoiseXk(ONE, NETWORK, lambda peer: bytes(32), show_nothing, let_in)
     dialled, _ = await shake(zero, xk(TWO))
     assert isinstance(dialled, HandshakeFailure)
 
 
 async def test_another_peer_that_answers_is_found_out() -> None:
-    confused = NoiseXk(ONE, NETWORK, lambda peer: TWO.static, lambda peer: True)
+    confused = NoiseXk(ONE, NETWORK, lambda peer: TWO.static, show_nothing, let_in)
     dialled, accepted = await shake(confused, xk(TWO), expected=THREE.peer)
     assert isinstance(dialled, WrongIdentity)
     assert isinstance(accepted, Disconnected)
@@ -137,17 +156,17 @@ async def test_another_peer_that_answers_is_found_out() -> None:
 
 def forged(own: Identity) -> Identity:
     """`own`, but with another's signature over its Noise key."""
-    return _Forged(own.peer, own.static, own._signer, own._static_private)
+    return _Forged(own._signer, own.statics)
 
 
 class _Forged(Identity):
-    def sign_static(self) -> bytes:
-        return THREE.sign_static()
+    def sign_static(self, static: bytes) -> bytes:
+        return THREE.sign_static(static)
 
 
 async def test_a_dialler_whose_static_was_signed_by_another_is_refused() -> None:
     dialled, accepted = await shake(xk(forged(ONE), TWO), xk(TWO))
-    assert isinstance(dialled, SecureConnection)  # the last message was its own; it learns from the end
+    assert isinstance(dialled, Disconnected)
     assert isinstance(accepted, WrongIdentity)
 
 
@@ -158,28 +177,26 @@ async def test_an_acceptor_whose_static_was_signed_by_another_is_refused() -> No
 
 
 async def test_a_signature_over_an_older_static_does_not_cover_a_new_one() -> None:
-    rotated = replace(TWO, static=THREE.static, _static_private=THREE._static_private)
-
     class Stale(Identity):
-        def sign_static(self) -> bytes:
-            return TWO.sign_static()
+        def sign_static(self, static: bytes) -> bytes:
+            return TWO.sign_static(TWO.static)
 
-    stale = Stale(rotated.peer, rotated.static, rotated._signer, rotated._static_private)
-    dialler = NoiseXk(ONE, NETWORK, lambda peer: THREE.static, lambda peer: True)
+    stale = Stale(TWO._signer, THREE.statics)
+    dialler = NoiseXk(ONE, NETWORK, lambda peer: THREE.static, show_nothing, let_in)
     dialled, _ = await shake(dialler, xk(stale))
     assert isinstance(dialled, WrongIdentity)
 
 
 async def test_two_networks_do_not_speak_with_each_other() -> None:
     dialled, accepted = await shake(xk(ONE, TWO, network=NetworkId("cd" * 16)), xk(TWO))
-    assert isinstance(dialled, Disconnected)
+    assert isinstance(dialled, Unanswered)
     assert isinstance(accepted, HandshakeFailure)
 
 
 async def test_a_negotiation_that_was_edited_on_the_way_breaks_the_handshake() -> None:
     said, heard = Transcript(bytearray(b"a"), bytearray(b"b")), Transcript(bytearray(b"a"), bytearray(b"c"))
     dialled, accepted = await shake(xk(ONE, TWO), xk(TWO), transcripts=(said, heard))
-    assert isinstance(dialled, Disconnected)
+    assert isinstance(dialled, Unanswered)
     assert isinstance(accepted, HandshakeFailure)
 
 
@@ -210,9 +227,100 @@ async def test_a_stripped_proposal_breaks_the_handshake_of_the_whole_upgrade() -
 
 
 async def test_who_is_not_welcome_is_refused_after_it_has_proved_who_it_is() -> None:
-    _, accepted = await shake(xk(ONE, TWO), xk(TWO, welcome=frozenset({THREE.peer})))
+    dialled, accepted = await shake(xk(ONE, TWO), xk(TWO, welcome=frozenset({THREE.peer})))
     assert isinstance(accepted, Unwelcome)
     assert ONE.peer in str(accepted)
+    assert isinstance(dialled, TurnedAway)
+    assert str(dialled) == "not on the list"
+
+
+async def test_each_side_sees_what_the_other_shows_and_judges_it() -> None:
+    judged: list[tuple[PeerId, bytes, bool]] = []
+
+    def note(peer: PeerId, shown: bytes, dialled: bool) -> None:
+        judged.append((peer, shown, dialled))
+
+    dialler = NoiseXk(ONE, NETWORK, lambda peer: TWO.static, lambda: b"one's", note)
+    acceptor = NoiseXk(TWO, NETWORK, lambda peer: None, lambda: b"two's", note)
+    dialled, accepted = await shake(dialler, acceptor)
+    assert isinstance(dialled, SecureConnection)
+    assert isinstance(accepted, SecureConnection)
+    assert (dialled.shown, accepted.shown) == (b"two's", b"one's")
+    assert judged == [(ONE.peer, b"one's", False), (TWO.peer, b"two's", True)]
+
+
+async def test_a_dialler_that_refuses_says_why_and_has_not_been_let_in_before() -> None:
+    def refuse(peer: PeerId, shown: bytes, dialled: bool) -> None:
+        raise Unauthenticated("your clock is 42 min ahead", peer)
+
+    dialler = NoiseXk(ONE, NETWORK, lambda peer: TWO.static, show_nothing, refuse)
+    dialled, accepted = await shake(dialler, xk(TWO))
+    assert isinstance(dialled, Unwelcome)
+    assert isinstance(accepted, TurnedAway)
+    assert str(accepted) == "your clock is 42 min ahead"
+
+
+async def test_a_prober_that_is_refused_is_shown_nothing() -> None:
+    shown: list[bytes] = []
+
+    def show() -> bytes:
+        shown.append(b"who sponsors whom")
+        return shown[-1]
+
+    for judge, often in ((refuse_all, 0), (let_in, 1)):
+        await shake(xk(ONE, TWO), NoiseXk(TWO, NETWORK, lambda peer: None, show, judge))
+        assert len(shown) == often
+
+
+def refuse_all(peer: PeerId, shown: bytes, dialled: bool) -> None:
+    raise Unauthenticated("\x1b[2J" + "no" * 400, peer)
+
+
+async def test_a_refusal_is_cut_to_its_limit_and_holds_nothing_that_moves_a_terminal() -> None:
+    acceptor = NoiseXk(TWO, NETWORK, lambda peer: None, show_nothing, refuse_all)
+    dialled, _ = await shake(xk(ONE, TWO), acceptor)
+    assert isinstance(dialled, TurnedAway)
+    assert len(str(dialled)) == REFUSAL_BYTES_MAX
+    assert str(dialled).isprintable()
+
+
+async def test_an_acceptor_is_good_for_its_last_two_statics_and_no_older_one() -> None:
+    rotating = identity(2)
+    acceptor = NoiseXk(rotating, NETWORK, lambda peer: None, show_nothing, let_in)
+    known = [rotating.static]
+    for number in (50, 51):
+        rotating.replace_static(static_key(bytes([number]) * 32, 0))
+        known.append(rotating.static)
+    for static, is_good in zip(known, (False, True, True), strict=True):
+        dialler = NoiseXk(ONE, NETWORK, lambda peer, static=static: static, show_nothing, let_in)
+        dialled, accepted = await shake(dialler, acceptor)
+        assert isinstance(accepted, SecureConnection) is is_good
+        assert isinstance(dialled, SecureConnection if is_good else Unanswered)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [b"", b"\0", b"\0\x05abc", b"\xff\xff", b"\0\0" + bytes(limits.SHOWN_BYTES_MAX + 1)],
+)
+async def test_a_last_message_that_is_cut_short_or_shows_too_much_is_refused(
+    payload: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(noise_xk, "_join", lambda proof, shown: payload)
+    _, accepted = await shake(xk(ONE, TWO), xk(TWO))
+    assert isinstance(accepted, FAILURES)
+
+
+@pytest.mark.parametrize("frame", [b"\0\0", b"\xff\xff", b"\0\5", b""])
+async def test_a_verdict_that_is_none_ends_the_handshake(
+    frame: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def write_nonsense(secured: SecureConnection, body: bytes) -> None:
+        await secured.write(frame)
+        await secured.close()
+
+    monkeypatch.setattr(noise_xk, "_write_frame", write_nonsense)
+    for outcome in await shake(xk(ONE, TWO), xk(TWO)):
+        assert isinstance(outcome, FAILURES)
 
 
 async def test_a_node_does_not_let_itself_in() -> None:
@@ -256,9 +364,16 @@ async def test_a_message_cut_short_by_the_end_ends_the_handshake(message: int) -
             nursery.start_soon(
                 attempt, lambda there=there: xk(TWO).accept(RawWire(there), Transcript()), there, accepted
             )
-            await attempt(
-                lambda here=here: xk(ONE, TWO).dial(RawWire(here), TWO.peer, Transcript()), here, []
-            ) if message else await _send_half(here, length)
+            if message:
+                nursery.start_soon(
+                    attempt,
+                    lambda here=here: xk(ONE, TWO).dial(RawWire(here), TWO.peer, Transcript()),
+                    here,
+                    [],
+                )
+            else:
+                await _send_half(here, length)
+            await wait_all_tasks_blocked()
             await here.close()
         assert isinstance(accepted[0], FAILURES)
 
@@ -287,7 +402,7 @@ async def recorded_handshake() -> list[bytes]:
 
 
 async def test_a_replayed_first_message_gets_an_answer_and_nothing_else() -> None:
-    opening, closing = await recorded_handshake()
+    opening, closing, _ = await recorded_handshake()
     acceptor = xk(TWO)
     for _ in range(20):
         here, there = wire_pair()

@@ -7,14 +7,11 @@ from contextlib import asynccontextmanager
 
 import pytest
 import trio
-from libp2p.stream_muxer.yamux.yamux import YamuxStream
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from mesh.host.stream import MuxedStream
 from protocols.errors import Disconnected
-from tests.mesh.host.wires import MemoryWire, identity, muxed_pair, wire_pair
-
-ONE, TWO = identity(1).peer, identity(2).peer
+from tests.mesh.host.wires import MemoryWire, muxed_pair, wire_pair
 
 
 @asynccontextmanager
@@ -22,10 +19,7 @@ async def stream_pair(
     wires: tuple[MemoryWire, MemoryWire] | None = None,
 ) -> AsyncIterator[tuple[MuxedStream, MuxedStream]]:
     async with muxed_pair(wires) as (here, there):
-        opened = await here.open_stream()
-        accepted = await there.accept_stream()
-        assert isinstance(accepted, YamuxStream)
-        yield MuxedStream(TWO, opened), MuxedStream(ONE, accepted)
+        yield await here.open_stream(), await there.accept_stream()
 
 
 async def read_all(stream: MuxedStream) -> int:
@@ -36,7 +30,7 @@ async def read_all(stream: MuxedStream) -> int:
 
 
 async def test_a_reader_may_pause_for_minutes_and_nothing_is_lost(autojump_clock: MockClock) -> None:
-    """Trap T5: the stock stream gives up after 5 s."""
+    """Trap T5: libp2p's own stream gives up after 5 s."""
     size_bytes = 24_000_000
     counts: list[int] = []
     async with stream_pair() as (here, there), trio.open_nursery() as nursery:
@@ -74,11 +68,7 @@ async def test_a_cancelled_receive_loses_nothing(autojump_clock: MockClock) -> N
 async def test_a_cancelled_send_harms_no_other_stream(autojump_clock: MockClock) -> None:
     wires = wire_pair()
     async with muxed_pair(wires) as (here, there):
-        ends = []
-        for _ in range(2):
-            opened, accepted = await here.open_stream(), await there.accept_stream()
-            assert isinstance(accepted, YamuxStream)
-            ends.append((MuxedStream(TWO, opened), MuxedStream(ONE, accepted)))
+        ends = [(await here.open_stream(), await there.accept_stream()) for _ in range(2)]
         wires[0].stalled = trio.Event()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(ends[0][0].send, bytes(100_000))
@@ -87,6 +77,40 @@ async def test_a_cancelled_send_harms_no_other_stream(autojump_clock: MockClock)
             wires[0].stalled.set()
         await ends[1][0].send(b"unharmed")
         assert await ends[1][1].receive() == b"unharmed"
+
+
+async def test_what_one_turn_does_not_send_may_be_changed_once_it_was_taken() -> None:
+    sent = bytes(range(250)) * 800
+    async with stream_pair() as (here, there):
+        memory = bytearray(sent)
+        assert here.send_nowait(memory)
+        memory[:] = bytes(len(memory))
+        received = b""
+        while len(received) < len(sent):
+            received += await there.receive()
+        assert received == sent
+
+
+async def test_nothing_is_taken_while_the_socket_is_full() -> None:
+    wires = wire_pair()
+    async with stream_pair(wires) as (here, there):
+        wires[0].stalled = trio.Event()
+        assert here.send_nowait(b"before ")
+        assert not here.send_nowait(b"never")
+        wires[0].stalled.set()
+        await here.send(b"and after")
+        received = b""
+        while len(received) < len(b"before and after"):
+            received += await there.receive()
+        assert received == b"before and after"
+
+
+async def test_nothing_is_taken_in_front_of_what_waits_on_the_same_stream() -> None:
+    async with stream_pair() as (here, _), trio.open_nursery() as nursery:
+        nursery.start_soon(here.send, bytes(300_000))  # more than its window
+        await wait_all_tasks_blocked()
+        assert not here.send_nowait(b"")
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_reset_from_this_side_wakes_a_reader_of_this_side() -> None:
@@ -100,6 +124,16 @@ async def test_a_reset_from_this_side_wakes_a_reader_of_this_side() -> None:
         nursery.start_soon(expect_disconnected, there)
         await wait_all_tasks_blocked()
         await here.reset()
+
+
+async def test_a_reset_from_this_side_gives_up_what_was_not_read() -> None:
+    async with stream_pair() as (here, there):
+        await there.send(b"all there is")
+        await there.close()
+        await wait_all_tasks_blocked()
+        await here.reset()
+        with pytest.raises(Disconnected):
+            await here.receive()
 
 
 async def test_a_reset_after_the_end_leaves_what_was_sent_before_it() -> None:

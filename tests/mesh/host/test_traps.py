@@ -28,7 +28,7 @@ from multiaddr import Multiaddr
 from trio.testing import MockClock
 
 from mesh.host.quiet import silence_libp2p
-from tests.mesh.host.wires import muxed_pair, wire_pair
+from tests.mesh.host.wires import muxed, stock, wire_pair
 
 ANYWHERE = [Multiaddr("/ip4/127.0.0.1/tcp/0")]
 NOBODY = Multiaddr("/ip4/127.0.0.1/tcp/1")
@@ -116,8 +116,8 @@ async def test_t4_only_the_first_address_is_still_dialled_and_then_the_peer_is_r
 async def test_t5_a_write_still_gives_up_when_the_reader_pauses_for_five_seconds(
     autojump_clock: MockClock,
 ) -> None:
-    """Worked around by `MuxedStream.send`, which waits for the window first."""
-    async with muxed_pair() as (here, there):
+    """Our own muxer waits for as long as the reader likes."""
+    async with muxed(stock, stock) as (here, there):
         stream = await here.open_stream()
         await there.accept_stream()
         with pytest.raises(MuxedStreamError, match="after 5 seconds"):
@@ -127,7 +127,7 @@ async def test_t5_a_write_still_gives_up_when_the_reader_pauses_for_five_seconds
 async def test_t6_a_silent_peer_is_still_not_noticed(autojump_clock: MockClock) -> None:
     """Worked around by pings of our own, whose silence leads to `Network.disconnect`."""
     wires = wire_pair()
-    async with muxed_pair(wires) as (here, _):
+    async with muxed(stock, stock, wires) as (here, _):
         for wire in wires:
             wire.is_held = True
         await trio.sleep(1_200)
@@ -135,8 +135,8 @@ async def test_t6_a_silent_peer_is_still_not_noticed(autojump_clock: MockClock) 
 
 
 async def test_t8_the_257th_stream_is_still_waited_for_in_silence(autojump_clock: MockClock) -> None:
-    """Worked around by `Connection.open_stream`, which counts and raises."""
-    async with muxed_pair() as (here, there), trio.open_nursery() as nursery:
+    """Our own muxer counts and raises."""
+    async with muxed(stock, stock) as (here, there), trio.open_nursery() as nursery:
         nursery.start_soon(_accept_all, there)
         for _ in range(256):
             await here.open_stream()
@@ -146,9 +146,9 @@ async def test_t8_the_257th_stream_is_still_waited_for_in_silence(autojump_clock
         nursery.cancel_scope.cancel()
 
 
-async def _accept_all(muxed: Yamux) -> None:
+async def _accept_all(muxer: Yamux) -> None:
     while True:
-        await muxed.accept_stream()
+        await muxer.accept_stream()
 
 
 async def test_t9_watermarks_of_zero_still_let_it_dial_whom_it_knows() -> None:

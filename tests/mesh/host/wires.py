@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import TypeVar
 
 import trio
 from libp2p.abc import IRawConnection
@@ -14,9 +15,12 @@ from multiaddr import Multiaddr
 from trio.testing import MemoryReceiveStream, MemorySendStream, memory_stream_pump
 
 from mesh.host.framing import SecureConnection
+from mesh.host.guard import Guard
+from mesh.host.muxer import Muxer
 from mesh.host.noise_xk import NoiseXk
 from mesh.host.security import XkOnly
 from mesh.members.identity import Identity, identity_from_keys
+from protocols.errors import Unauthenticated
 from protocols.ids import NetworkId, PeerId
 
 NETWORK = NetworkId("ab" * 16)
@@ -81,7 +85,12 @@ def xk(
 ) -> NoiseXk:
     """The handshake of `own`, which knows the statics of `known` and lets in `welcome`, or everybody."""
     statics = {each.peer: each.static for each in known}
-    return NoiseXk(own, network, statics.get, lambda peer: welcome is None or peer in welcome)
+
+    def judge(peer: PeerId, shown: bytes, dialled: bool) -> None:
+        if not (dialled or welcome is None or peer in welcome):
+            raise Unauthenticated("not on the list", peer)
+
+    return NoiseXk(own, network, statics.get, lambda: b"", judge)
 
 
 async def secured_pair(
@@ -104,13 +113,36 @@ async def secured_pair(
     return ends["dialler"], accepted
 
 
+MuxerT = TypeVar("MuxerT", Muxer, Yamux)
+OtherT = TypeVar("OtherT", Muxer, Yamux)
+
+
+def ours(connection: SecureConnection, guard: Guard | None = None) -> Muxer:
+    return Muxer(connection, connection.get_remote_peer(), guard or Guard())
+
+
+def stock(connection: SecureConnection) -> Yamux:
+    return Yamux(connection, connection.get_remote_peer(), connection.is_initiator)
+
+
 @asynccontextmanager
 async def muxed_pair(
     wires: tuple[MemoryWire, MemoryWire] | None = None,
-) -> AsyncIterator[tuple[Yamux, Yamux]]:
+) -> AsyncIterator[tuple[Muxer, Muxer]]:
     """Two ends of a running yamux connection."""
+    async with muxed(ours, ours, wires) as pair:
+        yield pair
+
+
+@asynccontextmanager
+async def muxed(
+    make_here: Callable[[SecureConnection], MuxerT],
+    make_there: Callable[[SecureConnection], OtherT],
+    wires: tuple[MemoryWire, MemoryWire] | None = None,
+) -> AsyncIterator[tuple[MuxerT, OtherT]]:
+    """Two ends of a running connection, each with the muxer of its choice; the first has dialled."""
     here, there = await secured_pair(wires)
-    muxers = Yamux(here, here.get_remote_peer(), True), Yamux(there, there.get_remote_peer(), False)
+    muxers = make_here(here), make_there(there)
     async with trio.open_nursery() as nursery:
         for muxer in muxers:
             nursery.start_soon(muxer.start)

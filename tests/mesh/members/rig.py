@@ -8,15 +8,16 @@ from contextlib import asynccontextmanager
 import trio
 
 from mesh.members.belonging import decide_network
-from mesh.members.driver import Members
+from mesh.members.driver import Members, Profile
+from mesh.members.identity import identity_from_keys
 from mesh.members.membership import MemberEvent
 from protocols.errors import UserError
 from protocols.ids import NetworkId, PeerId
 from protocols.seams import Network
 from protocols.streams import Plane
-from simulations.clock import SeededRandomness, VirtualClock
+from simulations.clock import EPOCH_S, SeededRandomness, VirtualClock
 from simulations.disk import MemoryDisk
-from simulations.network import VirtualWorld, peer_id
+from simulations.network import NETWORK_ID, VirtualWorld
 
 HOUR_S = 3600.0
 
@@ -27,23 +28,28 @@ class Home:
     def __init__(self, world: VirtualWorld, number: int) -> None:
         self.world = world
         self.number = number
-        self.peer: PeerId = peer_id(number)
         self.disk = MemoryDisk()
         self.clock = VirtualClock()
+        self.identity = identity_from_keys(bytes([number]) * 32, bytes([100 + number]) * 32, EPOCH_S)
+        self.peer: PeerId = self.identity.peer
         self.starts = 0
-        self.network: Network = self.world.network(self.peer)
+        self.network = self.make_network(NETWORK_ID)
 
     def make_network(self, network_id: NetworkId) -> Network:
-        return self.world.network(self.peer, network_id)
+        return self.world.network(
+            self.peer, network_id, lambda: tuple(key.public for key in self.identity.statics)
+        )
 
     @asynccontextmanager
     async def up(self, invite: str | None = None) -> AsyncIterator[Members]:
         """A process with this home; leaving the context is a crash, unless `leave` was called."""
         self.starts += 1
         randomness = SeededRandomness(100 * self.number + self.starts)
-        network_id = decide_network(self.disk, randomness, invite)
+        network_id = decide_network(self.disk, self.identity, randomness, self.clock.wall(), invite)
         network = self.make_network(network_id)
-        members = Members(network, self.clock, self.disk, randomness, f"node {self.number}")
+        members = Members(
+            network, self.clock, self.disk, randomness, self.identity, Profile(f"node {self.number}")
+        )
         refusal: UserError | None = None
         async with network.run(), trio.open_nursery() as nursery:
             await nursery.start(members.run)

@@ -19,11 +19,13 @@ from mesh.members.identity import (
     load_identity,
     peer_of,
     public_key_of,
+    rotate_static,
 )
-from protocols.errors import Malformed, UserError
+from protocols.errors import LocalFault, Malformed, UserError
 from protocols.ids import PeerId
 from simulations.disk import MemoryDisk
 
+NOW_S = 1_800_000_000.0
 SEED, STATIC = bytes(range(32)), bytes(range(32, 64))
 
 
@@ -50,22 +52,22 @@ class ModeDisk(MemoryDisk):
 
 def test_keys_are_made_on_first_use_and_kept() -> None:
     disk, randomness = ModeDisk(), CountingBytes()
-    first = load_identity(disk, randomness)
-    second = load_identity(disk, randomness)
+    first = load_identity(disk, randomness, NOW_S)
+    second = load_identity(disk, randomness, NOW_S)
     assert (first.peer, first.static, randomness.drawn) == (second.peer, second.static, 2)
 
 
 def test_key_files_are_for_their_owner_alone() -> None:
     disk = ModeDisk()
-    load_identity(disk, CountingBytes())
+    load_identity(disk, CountingBytes(), NOW_S)
     assert disk.modes == {IDENTITY_FILE: 0o600, STATIC_FILE: 0o600}
 
 
 def test_a_lost_static_is_replaced_and_the_name_stays() -> None:
     disk, randomness = MemoryDisk(), CountingBytes()
-    before = load_identity(disk, randomness)
+    before = load_identity(disk, randomness, NOW_S)
     disk.delete(STATIC_FILE)
-    after = load_identity(disk, randomness)
+    after = load_identity(disk, randomness, NOW_S)
     assert after.peer == before.peer
     assert after.static != before.static
 
@@ -84,11 +86,11 @@ def test_a_lost_static_is_replaced_and_the_name_stays() -> None:
 )
 def test_a_damaged_key_file_is_the_users_to_mend_and_is_left_alone(path: str, damage) -> None:
     disk = MemoryDisk()
-    load_identity(disk, CountingBytes())
+    load_identity(disk, CountingBytes(), NOW_S)
     disk.files[path] = damage(disk.files[path])
     kept = dict(disk.files)
     with pytest.raises(UserError, match=path) as raised:
-        load_identity(disk, CountingBytes())
+        load_identity(disk, CountingBytes(), NOW_S)
     assert "\n" not in str(raised.value)
     assert disk.files == kept
 
@@ -102,15 +104,15 @@ def test_the_peer_id_is_the_one_libp2p_gives() -> None:
 
 def test_libp2p_accepts_the_proof_of_the_static() -> None:
     identity = identity_from_keys(SEED, STATIC)
-    proof = NoiseHandshakePayload(create_new_key_pair(SEED).public_key, identity.sign_static())
+    proof = NoiseHandshakePayload(create_new_key_pair(SEED).public_key, identity.sign_static(identity.static))
     assert verify_handshake_payload_sig(proof, X25519PublicKey.from_bytes(identity.static))
 
 
 def test_a_static_that_another_signed_is_not_accepted() -> None:
     one, two = identity_from_keys(SEED, STATIC), identity_from_keys(STATIC, SEED)
-    assert is_static_of(one.peer, one.static, one.sign_static())
-    assert not is_static_of(one.peer, one.static, two.sign_static())
-    assert not is_static_of(one.peer, two.static, one.sign_static())
+    assert is_static_of(one.peer, one.static, one.sign_static(one.static))
+    assert not is_static_of(one.peer, one.static, two.sign_static(two.static))
+    assert not is_static_of(one.peer, two.static, one.sign_static(one.static))
     assert not is_static_of(one.peer, one.static, one.sign(one.static))
 
 
@@ -145,9 +147,32 @@ def test_peer_ids_of_other_kinds_are_malformed(text: str) -> None:
         public_key_of(PeerId(text))
 
 
+def test_the_last_two_statics_are_good_and_kept() -> None:
+    disk, randomness = MemoryDisk(), CountingBytes()
+    identity = load_identity(disk, randomness, NOW_S)
+    first = identity.static
+    rotate_static(disk, randomness, identity, NOW_S + 1)
+    second = identity.static
+    assert [key.public for key in identity.statics] == [second, first]
+    rotate_static(disk, randomness, identity, NOW_S + 2)
+    assert [key.made_s for key in identity.statics] == [NOW_S + 2, NOW_S + 1]
+    assert first not in [key.public for key in identity.statics]
+    assert load_identity(disk, randomness, NOW_S).statics == identity.statics
+
+
+def test_a_static_that_can_not_be_stored_is_not_used() -> None:
+    disk, randomness = MemoryDisk(), CountingBytes()
+    identity = load_identity(disk, randomness, NOW_S)
+    before = identity.statics
+    disk.is_full = True
+    with pytest.raises(LocalFault):
+        rotate_static(disk, randomness, identity, NOW_S + 1)
+    assert identity.statics == before
+
+
 def test_an_identity_does_not_show_its_keys() -> None:
     identity = identity_from_keys(SEED, STATIC)
-    shown = repr(identity) + str(identity)
+    shown = repr(identity) + str(identity) + repr(identity.statics)
     assert identity.peer in shown
     for secret in (SEED, STATIC):
         assert secret.hex() not in shown

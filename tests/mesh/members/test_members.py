@@ -14,21 +14,19 @@ from mesh.members.membership import MemberDown, MemberUp
 from mesh.rpc import dial
 from protocols import limits, streams
 from protocols.errors import Disconnected, Refused, UserError
+from protocols.liveness import WATCH_CODEC, Ping, Pong
 from protocols.membership import (
     JOIN_CODEC,
     MEMBERS_CODEC,
-    PING_CODEC,
-    Announce,
     JoinRefused,
     JoinRequest,
-    Ping,
-    Pong,
+    Whereabouts,
     parse_invite,
 )
 from protocols.messages import Codec
 from protocols.streams import Plane, StreamKind
-from simulations.clock import SeededRandomness
 from simulations.network import VirtualWorld
+from tests.contracts.talk import admit
 from tests.mesh.members.rig import HOUR_S, Home, next_event, planes_to, settle, ups
 from tests.virtual_time import ON_VIRTUAL_TIME
 
@@ -317,25 +315,24 @@ async def test_strangers_are_turned_away_once_no_invite_is_valid(homes: list[Hom
         stranger = two.world.network(two.peer, first.network_id or pytest.fail("no network"))
         async with stranger.run():
             stranger.learn(first.contact())
-            stranger.admit(frozenset({one.peer}))
+            admit(stranger, one.peer)
             first.invite(1, 5.0)
             await stranger.connect(one.peer, Plane.CONTROL)
             await settle(6.0)
             assert not stranger.connections()
-            with pytest.raises(Exception, match="no handshake"):
+            with pytest.raises(Exception, match="showed no certificate"):
                 await stranger.connect(one.peer, Plane.CONTROL)
 
 
 async def say(home: Home, members: Members, kind: StreamKind, codec: Codec[Any], message: Any) -> Any:
     """What `members` answers to a message from `home`."""
-    net = members.network_id or pytest.fail("no network")
-    async with dial(home.network, members.contact().peer, kind, codec, net) as channel:
+    async with dial(home.network, members.contact().peer, kind, codec, members.network_id) as channel:
         await channel.send(message)
         return await channel.receive()
 
 
 @pytest.mark.parametrize(
-    "lie", ["the contact of another", "a request for another", "a refusal instead of a request"]
+    "lie", ["an answer without a question", "a request for another", "a refusal instead of a request"]
 )
 async def test_who_speaks_for_another_is_cut_off(homes: list[Home], lie: str) -> None:
     one, two = homes[:2]
@@ -343,7 +340,7 @@ async def test_who_speaks_for_another_is_cut_off(homes: list[Home], lie: str) ->
         await settle()
         theirs = first.contact()
         kind, codec, message = {
-            "the contact of another": (streams.MEMBERS, MEMBERS_CODEC, Announce(theirs)),
+            "an answer without a question": (streams.MEMBERS, MEMBERS_CODEC, Whereabouts(theirs)),
             "a request for another": (streams.JOIN, JOIN_CODEC, JoinRequest(bytes(16), theirs)),
             "a refusal instead of a request": (streams.JOIN, JOIN_CODEC, JoinRefused("I refuse")),
         }[lie]
@@ -358,9 +355,9 @@ async def test_pings_are_answered_and_nothing_else_is(homes: list[Home]) -> None
     one, two = homes[:2]
     async with one.up() as first, two.up(first.invite(1, HOUR_S)):
         await settle()
-        assert await say(two, first, streams.PING, PING_CODEC, Ping(7)) == Pong(7)
+        assert await say(two, first, streams.PING, WATCH_CODEC, Ping(7)) == Pong(7)
         with pytest.raises(Disconnected):
-            await say(two, first, streams.PING, PING_CODEC, Pong(7))
+            await say(two, first, streams.PING, WATCH_CODEC, Pong(7))
 
 
 async def test_a_full_disk_stops_nobody(homes: list[Home]) -> None:
@@ -371,15 +368,6 @@ async def test_a_full_disk_stops_nobody(homes: list[Home]) -> None:
         async with three.up(first.invite(1, HOUR_S)):
             await settle()
             assert ups(second) == {one.peer, three.peer}
-
-
-async def test_a_fresh_home_has_no_network_until_one_is_created(homes: list[Home]) -> None:
-    home = homes[0]
-    members = Members(home.network, home.clock, home.disk, SeededRandomness(1))
-    assert members.network_id is None
-    created = members.create()
-    assert members.network_id == members.create() == created
-    assert Members(home.network, home.clock, home.disk, SeededRandomness(2)).network_id == created
 
 
 async def test_a_goodbye_to_nobody_takes_no_time(homes: list[Home]) -> None:

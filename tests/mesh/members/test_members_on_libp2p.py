@@ -6,7 +6,6 @@ import trio
 
 from mesh.host.libp2p_network import Libp2pNetwork
 from mesh.members.driver import Members
-from mesh.members.identity import identity_from_keys
 from mesh.members.membership import MemberDown, MemberUp
 from protocols.ids import NetworkId
 from protocols.streams import Plane
@@ -22,8 +21,6 @@ class RealHome(Home):
 
     def __init__(self, number: int) -> None:
         super().__init__(VirtualWorld(), number)
-        self.identity = identity_from_keys(bytes([number]) * 32, bytes([100 + number]) * 32)
-        self.peer = self.identity.peer
 
     def make_network(self, network_id: NetworkId) -> Libp2pNetwork:
         return Libp2pNetwork(self.identity, network_id, LOOPBACK)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -12,102 +11,99 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from mesh.members import membership as m
 from mesh.members.address_book import AddressBook
 from protocols import limits
-from protocols.errors import Dishonest
-from protocols.ids import PeerId
-from protocols.membership import MEMBERS_CODEC, Announce, Contact, Leaving, Vouch
+from protocols.ids import NetworkId, PeerId
+from protocols.membership import Contact
+from protocols.records import NodeRecord, SignedRecord, encode_record
 from protocols.seams import PeerDown, PeerUp
-from protocols.streams import MEMBERS, Plane
+from protocols.streams import Plane
 from tests.mesh.members.people import FOUR, ONE, THREE, TWO, contact
 
 CONTROL, DATA = Plane.CONTROL, Plane.DATA
 
 
 def machine(*known: PeerId, own: PeerId = ONE) -> m.Membership:
-    return m.Membership(contact(own), AddressBook(tuple(map(contact, known))))
+    return m.Membership(own, AddressBook(tuple(map(contact, known))))
 
 
 def dials(outputs: list[m.Output]) -> set[tuple[PeerId, Plane]]:
     return {(output.peer, output.plane) for output in outputs if isinstance(output, m.Dial)}
 
 
-def tells(outputs: list[m.Output]) -> dict[PeerId, tuple[object, ...]]:
-    return {output.peer: output.messages for output in outputs if isinstance(output, m.Tell)}
+def recorded(peer: PeerId, sequence: int) -> m.Recorded:
+    """Judged true by whoever hands it over."""
+    said = contact(peer, sequence)
+    record = NodeRecord(
+        peer, NetworkId("ab" * 16), sequence, 0, 60, said.control, said.data, (said.static,), said.name
+    )
+    return m.Recorded(record, SignedRecord(encode_record(record), bytes(64)))
 
 
-def test_a_start_admits_and_dials_everybody_in_the_book_on_both_planes() -> None:
+def test_a_start_dials_everybody_in_the_book_on_both_planes() -> None:
     outputs = machine(TWO, THREE).start(0.0)
-    assert m.Admit(frozenset({TWO, THREE})) in outputs
     assert m.Learn(contact(TWO)) in outputs
     assert dials(outputs) == {(peer, plane) for peer in (TWO, THREE) for plane in Plane}
 
 
-def test_whoever_redeems_an_invite_is_stored_then_admitted_and_the_others_are_told() -> None:
+def test_whoever_redeems_an_invite_is_stored_before_it_is_dialled() -> None:
     one = machine(TWO, THREE)
-    one.handle(PeerUp(TWO, CONTROL), 0.0)
-    outputs = one.handle(m.Redeemed(contact(FOUR)), 1.0)
-    assert outputs == [
-        m.Persist(),
-        m.Learn(contact(FOUR)),
-        m.Admit(frozenset({TWO, THREE, FOUR})),
-        m.Tell(TWO, (Vouch((contact(FOUR),)),)),
-    ]
-    assert one.is_member(FOUR)
+    assert one.handle(m.Met(contact(FOUR)), 1.0) == [m.Persist(), m.Learn(contact(FOUR))]
+    assert one.is_known(FOUR)
 
 
-def test_a_stranger_that_was_connected_when_it_became_a_member_is_up_at_once() -> None:
+def test_a_member_that_connects_before_its_contact_is_known_is_up_as_soon_as_it_is() -> None:
     one = machine(TWO)
     assert one.handle(PeerUp(FOUR, CONTROL), 0.0) == []
-    outputs = one.handle(m.Redeemed(contact(FOUR)), 1.0)
-    assert m.MemberUp(FOUR) in outputs
-    assert tells(outputs)[FOUR] == (Announce(contact(ONE)), Vouch((contact(TWO),)))
+    assert one.connected == {FOUR}
+    assert m.MemberUp(FOUR) in one.handle(recorded(FOUR, 1), 1.0)
 
 
-def test_a_joiner_trusts_its_inviter_while_it_asks_and_everybody_whom_it_names() -> None:
+def test_a_joiner_learns_how_to_dial_its_inviter_and_then_dials_everybody_whom_it_names() -> None:
     four = machine(own=FOUR)
-    assert four.handle(m.Joining(contact(ONE)), 0.0) == [m.Learn(contact(ONE)), m.Admit(frozenset({ONE}))]
+    assert four.handle(m.Joining(contact(ONE)), 0.0) == [m.Learn(contact(ONE))]
     assert not four.members
     outputs = four.handle(m.Joined((contact(ONE), contact(TWO))), 1.0)
-    assert outputs[-5] == m.Admit(frozenset({ONE, TWO}))
+    assert outputs[0] == m.Persist()
     assert dials(outputs) == {(peer, plane) for peer in (ONE, TWO) for plane in Plane}
 
 
-def test_what_the_inviter_says_before_its_answer_is_not_lost() -> None:
+def test_what_is_heard_before_the_inviters_answer_is_not_lost() -> None:
     four = machine(own=FOUR)
     four.handle(m.Joining(contact(ONE)), 0.0)
-    four.handle(m.Heard(ONE, Vouch((contact(TWO), contact(FOUR)))), 0.5)
+    four.handle(recorded(TWO, 1), 0.5)
     outputs = four.handle(m.Joined((contact(ONE),)), 1.0)
     assert {member.peer for member in four.members} == {ONE, TWO}
     assert (TWO, DATA) in dials(outputs)
 
 
-def test_a_join_that_failed_admits_nobody() -> None:
-    four = machine(own=FOUR)
-    four.handle(m.Joining(contact(ONE)), 0.0)
-    assert four.handle(m.JoinFailed(), 1.0) == [m.Admit(frozenset())]
-    assert four.handle(m.Heard(ONE, Vouch((contact(TWO),))), 2.0) == []
-    assert not four.members
+def test_a_banned_member_is_gone_and_no_word_of_it_counts() -> None:
+    one = machine(TWO, THREE)
+    one.handle(PeerUp(TWO, CONTROL), 0.0)
+    outputs = one.handle(m.Banned(frozenset({TWO, FOUR})), 1.0)
+    assert outputs == [m.Persist(), m.MemberDown(TWO), m.Disconnect(TWO)]
+    assert one.handle(recorded(TWO, 9), 2.0) == []
+    assert one.handle(m.Met(contact(FOUR)), 2.0) == []
+    assert {member.peer for member in one.members} == {THREE}
+    assert (TWO, CONTROL) not in dials(one.handle(m.Alarm(), 100.0))
 
 
-@pytest.mark.parametrize(
-    "message", [Announce(contact(FOUR)), Vouch((contact(FOUR),)), Vouch((contact(TWO, 9),)), Leaving()]
-)
-def test_strangers_say_nothing_that_counts(message: Announce | Vouch | Leaving) -> None:
+def test_a_banned_member_whom_the_door_lets_in_again_is_one_again() -> None:
     one = machine(TWO)
-    one.handle(PeerUp(FOUR, CONTROL), 0.0)
-    assert one.handle(m.Heard(FOUR, message), 1.0) == []
-    assert one.members == (contact(TWO),)
+    one.handle(m.Banned(frozenset({TWO})), 0.0)
+    one.handle(PeerUp(TWO, CONTROL), 1.0)
+    assert m.MemberUp(TWO) in one.handle(recorded(TWO, 2), 2.0)
 
 
-def test_who_announces_another_is_dishonest() -> None:
-    with pytest.raises(Dishonest) as caught:
-        machine(TWO, THREE).handle(m.Heard(TWO, Announce(contact(THREE, 9))), 0.0)
-    assert caught.value.peer == TWO
-
-
-def test_nobody_is_told_of_itself_and_nobody_tells_this_node_who_it_is() -> None:
+def test_a_contact_that_was_asked_for_is_learnt_and_dialled() -> None:
     one = machine(TWO)
-    assert one.handle(m.Heard(TWO, Vouch((contact(ONE, 99),))), 0.0) == []
-    assert tells(one.handle(PeerUp(TWO, CONTROL), 0.0)) == {TWO: (Announce(contact(ONE)),)}
+    outputs = one.handle(m.Met(contact(TWO, 5)), 0.0)
+    assert m.Learn(contact(TWO, 5)) in outputs
+    assert (TWO, CONTROL) in dials(one.handle(m.Alarm(), limits.REDIAL_PATIENCE_S))
+
+
+def test_nobody_tells_this_node_who_it_is() -> None:
+    one = machine(TWO)
+    assert one.handle(m.Met(contact(ONE, 99)), 0.0) == []
+    assert one.handle(recorded(ONE, 99), 0.0) == []
 
 
 def test_a_member_is_up_while_its_control_plane_is() -> None:
@@ -140,7 +136,7 @@ def test_whoever_leaves_is_down_disconnected_and_left_in_peace_until_it_comes_ba
     one.start(0.0)
     for plane in Plane:
         one.handle(PeerUp(TWO, plane), 0.0)
-    assert one.handle(m.Heard(TWO, Leaving()), 1.0) == [m.MemberDown(TWO), m.Disconnect(TWO)]
+    assert one.handle(m.Left(TWO), 1.0) == [m.MemberDown(TWO), m.Disconnect(TWO)]
     for plane in Plane:
         assert one.handle(PeerDown(TWO, plane), 1.1) == []
     assert one.deadline == math.inf
@@ -149,35 +145,19 @@ def test_whoever_leaves_is_down_disconnected_and_left_in_peace_until_it_comes_ba
     assert one.deadline < 61.0
 
 
-def test_a_member_that_moved_is_learned_and_told_to_those_who_were_greeted_without_it() -> None:
-    one = machine(TWO, THREE, FOUR)
-    one.handle(PeerUp(FOUR, CONTROL), 0.0)
-    for peer in (TWO, THREE):
-        one.handle(PeerUp(peer, CONTROL), 100.0)
-    moved = contact(TWO, 2, port=5)
-    outputs = one.handle(m.Heard(TWO, Announce(moved)), 100.5)
-    assert m.Learn(moved) in outputs
-    assert m.Persist() in outputs
-    assert tells(outputs) == {THREE: (Vouch((moved,)),)}
-    assert one.handle(m.Heard(TWO, Announce(moved)), 100.6) == []
+def test_a_member_that_moved_is_learnt_once_with_its_new_address() -> None:
+    one = machine(TWO, THREE)
+    outputs = one.handle(recorded(TWO, 2), 100.5)
+    assert outputs == [m.Persist(), m.Learn(contact(TWO, 2))]
+    assert one.handle(recorded(TWO, 2), 100.6) == []
+    assert one.handle(m.Met(contact(TWO, 1)), 100.6) == []
 
 
-def test_an_announcement_revives_a_member_whose_goodbye_came_late() -> None:
+def test_news_revive_a_member_whose_goodbye_came_late() -> None:
     one = machine(TWO)
     one.handle(PeerUp(TWO, CONTROL), 0.0)
-    one.handle(m.Heard(TWO, Leaving()), 1.0)
-    assert m.MemberUp(TWO) in one.handle(m.Heard(TWO, Announce(contact(TWO))), 2.0)
-
-
-def test_a_greeting_of_a_large_network_fits_its_frames() -> None:
-    long = ("/ip4/255.255.255.255/tcp/65535/" + "x" * 225,) * limits.ADDRESSES_MAX
-    peers = [PeerId("12D3KooW" + str(number).rjust(56, "x")) for number in range(200)]
-    book = AddressBook(tuple(Contact(peer, bytes(32), long, long, 1 << 62, "n" * 64) for peer in peers))
-    one = m.Membership(contact(ONE), book)
-    messages = tells(one.handle(PeerUp(peers[0], CONTROL), 0.0))[peers[0]]
-    told = [other.peer for message in messages if isinstance(message, Vouch) for other in message.contacts]
-    assert told == peers[1:]
-    assert all(len(MEMBERS_CODEC.encode(message)) <= MEMBERS.limit_bytes for message in messages)
+    one.handle(m.Left(TWO), 1.0)
+    assert m.MemberUp(TWO) in one.handle(recorded(TWO, 2), 2.0)
 
 
 def test_a_full_network_is_said_to_be_full() -> None:
@@ -198,7 +178,6 @@ class MembershipRules(RuleBasedStateMachine):
         self.machine = machine(TWO)
         self.now = 0.0
         self.up: set[PeerId] = set()
-        self.admitted: frozenset[PeerId] = frozenset()
         self.size = 1
         self.perform(self.machine.start(self.now))
 
@@ -215,10 +194,8 @@ class MembershipRules(RuleBasedStateMachine):
                 case m.MemberDown(peer):
                     assert peer in self.up
                     self.up.discard(peer)
-                case m.Admit(members):
-                    self.admitted = members
-                case m.Dial(peer) | m.Tell(peer):
-                    assert self.machine.is_member(peer)
+                case m.Dial(peer):
+                    assert self.machine.is_known(peer)
 
     @rule(peer=PEERS, plane=st.sampled_from(list(Plane)))
     def connect(self, peer: PeerId, plane: Plane) -> None:
@@ -229,21 +206,17 @@ class MembershipRules(RuleBasedStateMachine):
         self.handle(PeerDown(peer, plane))
         self.handle(m.DialEnded(peer, plane))
 
-    @rule(peer=PEERS, contacts=st.lists(CONTACTS, max_size=3))
-    def vouch(self, peer: PeerId, contacts: list[Contact]) -> None:
-        self.handle(m.Heard(peer, Vouch(tuple(contacts))))
-
-    @rule(told=CONTACTS)
-    def announce(self, told: Contact) -> None:
-        self.handle(m.Heard(told.peer, Announce(told)))
+    @rule(peer=PEERS, sequence=st.integers(1, 5))
+    def record(self, peer: PeerId, sequence: int) -> None:
+        self.handle(recorded(peer, sequence))
 
     @rule(peer=PEERS)
     def leave(self, peer: PeerId) -> None:
-        self.handle(m.Heard(peer, Leaving()))
+        self.handle(m.Left(peer))
 
     @rule(newcomer=CONTACTS)
-    def redeem(self, newcomer: Contact) -> None:
-        self.handle(m.Redeemed(newcomer))
+    def meet(self, newcomer: Contact) -> None:
+        self.handle(m.Met(newcomer))
 
     @rule(seconds=st.floats(0, 20))
     def wait(self, seconds: float) -> None:
@@ -253,7 +226,6 @@ class MembershipRules(RuleBasedStateMachine):
     @invariant()
     def what_was_told_is_what_is(self) -> None:
         members = {member.peer for member in self.machine.members}
-        assert self.admitted == members
         assert self.up == {peer for peer in members if self.machine.is_up(peer)}
         assert len(members) >= self.size
         self.size = len(members)
@@ -261,15 +233,3 @@ class MembershipRules(RuleBasedStateMachine):
 
 TestMembershipRules = MembershipRules.TestCase
 TestMembershipRules.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
-
-
-@pytest.mark.parametrize("known", [(), (THREE,)])
-def test_two_that_greet_each_other_end_up_with_one_book(known: tuple[PeerId, ...]) -> None:
-    one, two = machine(*known), machine(FOUR, own=TWO)
-    one.handle(m.Redeemed(contact(TWO)), 0.0)
-    two.handle(m.Joined((contact(ONE),)), 0.0)
-    for speaker, hearer in ((one, two), (two, one)):
-        for message in tells(speaker.handle(PeerUp(hearer.own.peer, CONTROL), 1.0))[hearer.own.peer]:
-            hearer.handle(m.Heard(speaker.own.peer, message), 2.0)
-    books = [{member.peer for member in each.members} | {each.own.peer} for each in (one, two)]
-    assert books[0] == books[1]

@@ -1,0 +1,103 @@
+"""One link: a stream to a neighbour, with what waits to be written to it.
+
+Frames are queued, never awaited: a neighbour that does not read holds nobody up. When more than `GOSSIP_LINK_BYTES_MAX`
+waits, or a write takes longer than `GOSSIP_LINK_S`, the link is given up, and what it missed is repaired over another. What
+has gathered while a write was under way goes out as one; a busy link rests `GOSSIP_WRITE_PAUSE_S` between two, an idle one
+writes at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import trio
+
+from mesh.nursery import peer_nursery
+from mesh.rpc import Channel, deadline
+from protocols import limits
+from protocols.errors import Overloaded
+from protocols.gossip import GossipMessage
+from protocols.ids import PeerId
+
+HEARD_AT_ONCE: Final = (
+    64  # messages and words, before other tasks have their turn: readers of the news among them
+)
+
+Hear = Callable[[GossipMessage], int]
+
+
+@dataclass(eq=False)
+class Link:
+    """Made before its stream is there, so that what is said in the meantime waits. `is_ours`: this node opens it."""
+
+    peer: PeerId
+    is_ours: bool
+    is_up: bool = False
+
+    def __post_init__(self) -> None:
+        self._waiting: list[bytes] = []
+        self._waiting_bytes = 0
+        self._wake = trio.Event()
+        self._is_ending = False
+        self._is_overfull = False
+        self._scope = trio.CancelScope()
+
+    def send(self, frame: bytes) -> None:
+        """Never waits."""
+        if self._is_ending or self._is_overfull:
+            return
+        self._waiting.append(frame)
+        self._waiting_bytes += len(frame)
+        if self._waiting_bytes > limits.GOSSIP_LINK_BYTES_MAX:
+            self._is_overfull = True
+            self._scope.cancel()
+        self._wake.set()
+
+    def end(self) -> None:
+        """After what waits has been written; idempotent."""
+        self._is_ending = True
+        self._wake.set()
+
+    def drop(self) -> None:
+        """At once; idempotent. `run` returns."""
+        self._scope.cancel()
+
+    async def run(self, channel: Channel[GossipMessage], hear: Hear, turn: trio.Lock) -> None:
+        """Until the link ends here. `hear` tells how much was news; `turn` is one for all links of a node.
+
+        Raises `Unavailable` if the other side ends it or does not read, `RemoteFault` for what breaks the rules.
+        """
+        with self._scope:
+            async with peer_nursery() as nursery:
+                nursery.start_soon(self._read, channel, hear, turn)
+                await self._write(channel)
+                nursery.cancel_scope.cancel()
+        if self._is_overfull:
+            raise Overloaded(f"{self.peer} reads too slowly")
+
+    async def _read(self, channel: Channel[GossipMessage], hear: Hear, turn: trio.Lock) -> None:
+        while True:
+            messages = await channel.receive_many()
+            # By turns, because many links together could tell more at once than a reader of the news may be behind.
+            async with turn:
+                news = 0
+                for message in messages:
+                    news += 1 + hear(message)
+                    if news >= HEARD_AT_ONCE:
+                        await trio.lowlevel.checkpoint()
+                        news = 0
+
+    async def _write(self, channel: Channel[GossipMessage]) -> None:
+        pause_until = -1.0
+        while self._waiting or not self._is_ending:
+            if not self._waiting:
+                self._wake = trio.Event()
+                await self._wake.wait()
+                continue
+            await trio.sleep_until(pause_until)
+            frames, self._waiting, self._waiting_bytes = self._waiting, [], 0
+            with deadline(limits.GOSSIP_LINK_S, f"{self.peer} reads nothing"):
+                await channel.send_raw(b"".join(frames))
+            pause_until = trio.current_time() + limits.GOSSIP_WRITE_PAUSE_S

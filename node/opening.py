@@ -1,0 +1,103 @@
+"""A daemon on this machine: every seam of `node.daemon.Daemon` bound to the real thing.
+
+The rule of the file: what takes long to import is imported where it is used, beside other things that take long.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import trio
+
+from inference.engine.worker_client import WorkerClient
+from mesh.members.belonging import decide_network
+from mesh.members.bootstrap import Names
+from mesh.members.driver import Members
+from mesh.members.identity import Identity, load_identity
+from mesh.nursery import peer_nursery
+from node import api
+from node.clock import SystemClock
+from node.config import Config, MeshConfig
+from node.daemon import Daemon
+from node.disk import FolderDisk, SystemRandomness
+from node.folders import Folders
+from node.library import Library
+from node.machine import cores, read_machine, spare_memory_bytes
+from node.processes import torch_worker
+from protocols.ids import NetworkId
+from protocols.seams import ForeignPeers, Network, Randomness, Seams
+from protocols.streams import Plane
+
+
+@asynccontextmanager
+async def open_daemon(config: Config, folders: Folders) -> AsyncIterator[api.NodeApi]:
+    """A node on this machine. Raises `UserError` for what its operator has to mend."""
+    disk, randomness = FolderDisk(folders.state), SystemRandomness()
+    clock = SystemClock()
+    identity = load_identity(disk, randomness, clock.wall())
+    network_id = decide_network(disk, identity, randomness, clock.wall(), config.mesh.join or None)
+    worker_bytes = config.worker.memory_mb << 20 or spare_memory_bytes()
+    worker = WorkerClient(torch_worker(config.worker.threads or cores(), worker_bytes), worker_bytes)
+    async with peer_nursery() as nursery:
+        async with peer_nursery() as starting:
+            starting.start_soon(nursery.start, worker.run)
+            network = await trio.to_thread.run_sync(_make_network, config.mesh, identity, network_id)
+        seams = Seams(clock, randomness, network, disk, worker)
+        library = Library(network, network_id, disk, folders.data)
+        async with _open_foreign(config.mesh, identity, randomness) as foreign:
+            daemon = Daemon(
+                config,
+                seams,
+                library,
+                identity,
+                network_id,
+                foreign,
+                names=_system_names(),
+                readings=read_machine,
+            )
+            async with daemon.run() as node:
+                if config.mesh.mdns:
+                    nursery.start_soon(_listen_on_links, config.mesh, daemon.members)
+                yield node
+            nursery.cancel_scope.cancel()
+
+
+def _system_names() -> Names:
+    from mesh.host.dnsaddr import SystemNames
+
+    return SystemNames()
+
+
+async def _listen_on_links(config: MeshConfig, members: Members) -> None:
+    """Announce this node where the configuration allows it, and hear of others there."""
+    from mesh.host.interfaces import own_interfaces
+    from mesh.host.mdns import Mdns
+
+    await Mdns(members.network_id, members.contact, own_interfaces, config.interfaces).run(members.hear)
+
+
+@asynccontextmanager
+async def _open_foreign(
+    config: MeshConfig, identity: Identity, randomness: Randomness
+) -> AsyncIterator[ForeignPeers | None]:
+    """None unless the operator allows them. Raises `UserError` for an address that can't be listened on."""
+    if not config.foreign_listen:
+        yield None
+        return
+    from mesh.host import foreign
+
+    peers = foreign.ForeignPeers(identity, randomness, config.foreign_listen, config.interfaces)
+    async with peers.run():
+        yield peers
+
+
+def _make_network(config: MeshConfig, identity: Identity, network_id: NetworkId) -> Network:
+    # libp2p takes as long to import as torch does in the worker: side by side they cost half.
+    from mesh.host.interfaces import Reach
+    from mesh.host.libp2p_network import Libp2pNetwork
+
+    listen = {Plane.CONTROL: (config.control_listen,), Plane.DATA: (config.data_listen,)}
+    options = {Plane.CONTROL: "mesh.control_listen", Plane.DATA: "mesh.data_listen"}
+    reach = Reach(config.interfaces, config.control_advertise, config.data_advertise)
+    return Libp2pNetwork(identity, network_id, listen, options, reach)
