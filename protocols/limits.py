@@ -137,7 +137,9 @@ FOREIGN_STREAMS_MAX: Final = 8  # open on one connection: 32 x 8 windows of 1 Mi
 FOREIGN_OPENINGS_PER_S: Final = 64  # streams that one connection may open, and as many at once
 FOREIGN_STREAM_BYTES_MAX: Final = 16 * MIB  # that one stream may send
 FOREIGN_BYTES_PER_S: Final = 1 * MIB  # that one connection may send, and as much at once
-FOREIGN_ALL_BYTES_PER_S: Final = 2 * MIB  # that all of them may send together: 0.3 of a core at its most laborious
+FOREIGN_ALL_BYTES_PER_S: Final = (
+    2 * MIB
+)  # that all of them may send together: 0.3 of a core at its most laborious
 FOREIGN_TURN_BYTES: Final = 16 * KIB  # what a smaller piece counts as: 64 of them a second
 FOREIGN_IDLE_S: Final = 30.0  # a stream that carries nothing, or a connection without streams, is ended
 FOREIGN_ANSWER_S: Final = 10.0  # for a peer that this node asks something
@@ -219,7 +221,9 @@ REDIAL_S_MIN: Final = 0.25  # doubles with every failure
 REDIAL_S_MAX: Final = 5.0
 REDIAL_PATIENCE_S: Final = 3.0  # the higher peer id waits this long for the lower one to dial
 LEAVE_S: Final = 1.0  # to tell the others that this node goes
-CLAIM_TTL_S: Final = 24 * 3600.0  # a claim of a node that is gone is forgotten after this; repeated at half of it
+CLAIM_TTL_S: Final = (
+    24 * 3600.0
+)  # a claim of a node that is gone is forgotten after this; repeated at half of it
 GRANT_LEASE_S: Final = 120.0  # to fetch and load; a grant that was not claimed by then is freed
 LEASE_S_MAX: Final = 3600.0
 LEASE_BYTES_PER_S: Final = 8 * MIB  # a lease is longer by its bytes at this pace, that of a slow home link
