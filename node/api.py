@@ -315,6 +315,7 @@ class NodeStatus(msgspec.Struct, frozen=True):
     shards: tuple[Shard, ...]
     worker: Worker
     connections: tuple[Connection, ...]
+    faults: dict[str, int] = {}  # how often what was refused or failed since the start: node/faults.py
 
 
 class Session(msgspec.Struct, frozen=True):

@@ -27,6 +27,7 @@ from mesh.picture.driver import Picture
 from mesh.picture.loop_lag import LoopLag
 from node import api, opinions
 from node.config import Config
+from node.faults import GOSSIP, Faults
 from node.generation import Generation
 from node.library import Library
 from node.machine import Readings, cores, memory_bytes
@@ -83,11 +84,11 @@ class Daemon:
             seams.network,
             network_id,
             self.members,
+            GossipBoard(self.members, own),
             seams.disk,
             seams.worker,
             library,
             GrantPolicy(config.worker.layers_max, refuses=not config.worker.accept_offers),
-            board=GossipBoard(self.members, own),
             outlook=PictureOutlook(self.picture, self.members),
             observe=self.picture.observe,
         )
@@ -106,6 +107,7 @@ class Daemon:
             self.picture.score,
         )
         self._foreign = foreign
+        self.faults: Final = self._make_faults()
         self._lag = LoopLag()
         self._vitals = VitalSigns(seams, self.members, self.placement, self.server, self._lag, readings)
         self._offering = Offering(config.model, library, self.placement, self.members, own, self.name_of)
@@ -118,6 +120,7 @@ class Daemon:
             self.generation,
             library,
             self.name_of,
+            self.faults,
         )
         self._peers = Peers(own, self.members, self.placement.claims, self.picture, self.name_of)
 
@@ -133,6 +136,15 @@ class Daemon:
         return Members(
             seams.network, seams.clock, seams.disk, seams.randomness, identity, profile, validators
         )
+
+    def _make_faults(self) -> Faults:
+        faults = Faults()
+        faults.add("", lambda: self._seams.network.faults)
+        faults.add("gossip", lambda: self.members.gossip.counts, GOSSIP)
+        faults.add("", self.members.troubles)
+        if (foreign := self._foreign) is not None:
+            faults.add("foreign", lambda: foreign.faults)
+        return faults
 
     @asynccontextmanager
     async def run(self) -> AsyncIterator[api.NodeApi]:

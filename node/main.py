@@ -21,6 +21,7 @@ from typing import Any, Protocol, cast
 import structlog
 import trio
 
+from inference.engine.memory import keep_large_apart
 from node.api import NodeApi
 from node.clock import SystemClock
 from node.config import Config
@@ -49,6 +50,7 @@ class DaemonModule(Protocol):
 def serve(config: Config, folders: Folders, announce: Announce, daemon: str = "node.opening") -> ExitCode:
     """Run until told to end. Raises `UserError` for a second daemon, a port taken and the like, and what the node raised."""
     folders.make()
+    keep_large_apart()
     with (
         only_daemon(folders),
         bound_control_socket(folders.socket) as control_socket,

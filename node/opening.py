@@ -13,7 +13,6 @@ import trio
 from inference.engine.worker_client import WorkerClient
 from mesh.members.belonging import decide_network
 from mesh.members.bootstrap import Names
-from mesh.members.driver import Members
 from mesh.members.identity import Identity, load_identity
 from mesh.nursery import peer_nursery
 from node import api
@@ -58,7 +57,7 @@ async def open_daemon(config: Config, folders: Folders) -> AsyncIterator[api.Nod
             )
             async with daemon.run() as node:
                 if config.mesh.mdns:
-                    nursery.start_soon(_listen_on_links, config.mesh, daemon.members)
+                    nursery.start_soon(_listen_on_links, config.mesh, daemon)
                 yield node
             nursery.cancel_scope.cancel()
 
@@ -69,12 +68,15 @@ def _system_names() -> Names:
     return SystemNames()
 
 
-async def _listen_on_links(config: MeshConfig, members: Members) -> None:
+async def _listen_on_links(config: MeshConfig, daemon: Daemon) -> None:
     """Announce this node where the configuration allows it, and hear of others there."""
     from mesh.host.interfaces import own_interfaces
     from mesh.host.mdns import Mdns
 
-    await Mdns(members.network_id, members.contact, own_interfaces, config.interfaces).run(members.hear)
+    members = daemon.members
+    mdns = Mdns(members.network_id, members.contact, own_interfaces, config.interfaces)
+    daemon.faults.add("mdns", lambda: mdns.dropped)
+    await mdns.run(members.hear)
 
 
 @asynccontextmanager

@@ -10,6 +10,7 @@ from inference.placement.holdings import Holding
 from inference.sessions.shard import ShardServer
 from mesh.members.driver import Members
 from node import api
+from node.faults import Faults
 from node.generation import Generation
 from node.library import Library
 from protocols.ids import ModelDigest, NetworkId, PeerId, shortened
@@ -30,6 +31,7 @@ class View:
     generation: Generation
     library: Library
     name_of: Callable[[PeerId], str]
+    faults: Faults
 
     def status(self) -> api.NodeStatus:
         network = self.seams.network
@@ -48,6 +50,7 @@ class View:
                 api.Connection(each.peer, each.plane.value, each.security, each.dialled)
                 for each in network.connections()
             ),
+            faults=self.faults.all(),
         )
 
     def models(self) -> tuple[api.Model, ...]:

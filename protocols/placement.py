@@ -9,7 +9,7 @@
        | <-------------------------------- Claimed |   the range is held and served
        | Release(range)            ------------->  |   the plan failed, or the model is withdrawn
 
-Claims are the truth, plans are advice: a `Claim` is written by its holder alone and told to every member. A node keeps
+Claims are the truth, plans are advice: a `Claim` is written by its holder alone and gossiped to every member. A node keeps
 the highest (term, proposer) it has granted per model and declines lower ones.
 """
 
@@ -151,14 +151,14 @@ class Claim(msgspec.Struct, frozen=True, array_like=True, tag="claim"):
     kind: StandbyKind = StandbyKind.HOT
 
 
-class Claims(msgspec.Struct, frozen=True, array_like=True, tag="claims"):
-    """All that the sender holds at present, told on connecting and after every change; replaces what it told before.
+class Claims(msgspec.Struct, frozen=True, array_like=True):
+    """All that one node holds at present, as put together from its words on the topics CLAIMS and MODELS.
 
-    `models` names those of which the sender keeps the manifest and small files, as (digest, name, layers).
+    `models` names those of which it keeps the manifest and small files, as (digest, name, layers).
     """
 
-    claims: Annotated[tuple[Claim, ...], msgspec.Meta(max_length=limits.STAGES_MAX)]
-    models: Annotated[tuple[ModelNote, ...], msgspec.Meta(max_length=256)] = ()
+    claims: tuple[Claim, ...]
+    models: tuple[ModelNote, ...] = ()
 
 
 class ModelNote(msgspec.Struct, frozen=True, array_like=True):
@@ -188,6 +188,6 @@ class Release(msgspec.Struct, frozen=True, array_like=True, tag="release"):
 
 
 PlacementMessage = (
-    Survey | Capacity | Offer | Granted | Declined | LoadProgress | Claim | Claims | LoadFailed | Release
+    Survey | Capacity | Offer | Granted | Declined | LoadProgress | Claim | LoadFailed | Release
 )
 PLACEMENT_CODEC: Final[Codec[PlacementMessage]] = Codec(PlacementMessage)

@@ -6,7 +6,7 @@ reads a clock, draws a random number, or touches a socket or file.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -122,6 +122,10 @@ class Network(Protocol):
     def static(self) -> bytes:
         """The X25519 public key that diallers must know; the one that it replaced is good as well."""
 
+    @property
+    def faults(self) -> Mapping[str, int]:
+        """How often what peers set off has failed or was refused, by the name of the error."""
+
     def addresses(self, plane: Plane) -> tuple[str, ...]:
         """Where this node listens, as multiaddrs without the /p2p part."""
 
@@ -175,6 +179,10 @@ class ForeignPeers(Protocol):
     @property
     def addresses(self) -> tuple[str, ...]:
         """Where this node listens for them, as multiaddrs with its peer id."""
+
+    @property
+    def faults(self) -> Mapping[str, int]:
+        """What they did wrong and what was refused them, by the name of the error."""
 
     async def ping(self, address: str, count: int) -> ForeignPing:
         """Ask the peer that the multiaddr `address` ends in. Raises `UserError` for what is no such address,

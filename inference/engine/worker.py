@@ -16,6 +16,7 @@ import time
 from io import BufferedReader
 from typing import Final
 
+from inference.engine.memory import keep_large_apart
 from inference.engine.worker_server import Connection, Engines, Server
 from protocols import limits
 
@@ -33,6 +34,7 @@ def main(arguments: list[str]) -> None:
 
 def prepare(threads: int) -> None:
     """What has to be so before torch is imported."""
+    keep_large_apart()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     # Spinning OpenMP threads of one worker halve the speed of others on the machine.

@@ -26,7 +26,6 @@ from inference.placement.plan import Goal, Plan
 from inference.placement.proposer import WEIGHTS_FROM_MAX, Proposer, Released, size_of
 from inference.placement.proposer import ModelToOffer as ModelToOffer
 from inference.placement.replacing import Outlook
-from inference.placement.telling import DirectBoard
 from inference.sessions.held import HeldShard
 from mesh.rpc import Channel, accepting, deadline
 from protocols import limits, streams
@@ -52,19 +51,19 @@ Tell = Callable[[Event], None]
 
 
 class Placement:
-    """Needs `run` to be ready before anything is offered. Without a `board` members tell each other directly."""
+    """Needs `run` to be ready before anything is offered."""
 
     def __init__(
         self,
         network: Network,
         network_id: NetworkId,
         members: Members,
+        board: ClaimBoard,
         disk: Disk,
         worker: ShardWorker,
         weights: Weights,
         policy: GrantPolicy = GrantPolicy(),  # noqa: B008  (frozen)
         *,
-        board: ClaimBoard | None = None,
         outlook: Outlook | None = None,
         observe: Observe = unobserved,
     ) -> None:
@@ -72,10 +71,8 @@ class Placement:
         self._network = network
         self._holder = Holder(network.peer, worker, weights, disk, policy, self._holdings_changed)
         self._holder.elsewhere = self._is_served_elsewhere
-        self._direct = DirectBoard(network, network_id, members)
-        self._board: ClaimBoard = board or self._direct
+        self._board = board
         self._board.listen(self._heard, self._down)
-        self._direct.listen(self._heard, self._down)
         self._table_changed = trio.Event()
         self._proposer = Proposer(
             network, network_id, members, self.claims, lambda: self._table_changed, outlook, observe
@@ -213,8 +210,6 @@ class Placement:
                 await self._holder.serve_offer(channel, message)
             case Release():
                 await self._holder.release(message, channel.peer)
-            case Claims():
-                self._direct.took(channel.peer, message)
             case _:
                 raise Malformed(
                     f"a placement stream does not begin with {type(message).__name__}", channel.peer

@@ -7,7 +7,7 @@ and counts for nothing as soon as the new run is heard of, while a member that w
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Final
+from typing import Annotated, Final, TypeVar
 
 import msgspec
 import structlog
@@ -36,6 +36,8 @@ class ClaimWord(msgspec.Struct, frozen=True, array_like=True):
     boot: Annotated[bytes, msgspec.Meta(min_length=8, max_length=8)]
     claim: Claim
 
+
+WordT = TypeVar("WordT", ClaimWord, ModelNote)
 
 CLAIM_WORD_CODEC: Final[Codec[ClaimWord]] = Codec(ClaimWord)
 NOTE_CODEC: Final[Codec[ModelNote]] = Codec(ModelNote)
@@ -131,7 +133,7 @@ class GossipBoard:
         if heard.author == self._own:
             self._disown(heard)
             return
-        words = self._words.setdefault(heard.author, {})
+        words = self._of(heard.author, self._words)
         if heard.body:
             words[heard.key] = CLAIM_WORD_CODEC.decode(heard.body)
         else:
@@ -142,12 +144,19 @@ class GossipBoard:
         if heard.author == self._own:
             self._disown(heard)
             return
-        notes = self._notes.setdefault(heard.author, {})
+        notes = self._of(heard.author, self._notes)
         if heard.body:
             notes[heard.key] = NOTE_CODEC.decode(heard.body)
         else:
             notes.pop(heard.key, None)
         self._tell(heard.author)
+
+    def _of(self, author: PeerId, said: dict[PeerId, dict[str, WordT]]) -> dict[str, WordT]:
+        """What an author has said; who is no member any more makes room, or they would pile up for ever."""
+        if author not in said and len(said) >= limits.MEMBERS_MAX:
+            for peer in [peer for peer in said if not self._members.is_member(peer)]:
+                del said[peer]
+        return said.setdefault(author, {})
 
     def _disown(self, heard: Heard) -> None:
         """A word of an earlier run of this node that comes back, and that this run does not say."""

@@ -9,7 +9,7 @@ from inference.placement.plan import Goal, PlannedRange, PlannedStandby, Refusal
 from inference.placement.room import Room
 from inference.placement.shortage import in_mib
 from inference.placement.standbys import Spare
-from protocols.ids import PeerId, shortened
+from protocols.ids import PeerId
 from protocols.placement import LayerRange
 
 
@@ -37,11 +37,6 @@ def explain_range(
     if view.holds or view.capacity.held or view.capacity.has_weights:
         missing_bytes = room.missing_bytes(peer, held)
         parts.append(f"{in_mib(missing_bytes)} of weights to fetch" if missing_bytes else "has its weights")
-    parts += [
-        f"{standby.kind} standby on {shortened(standby.peer)}, pause of about {standby.pause_ms / 1e3:.2g} s: "
-        f"{standby.reason}"
-        for standby in standbys
-    ]
     return "; ".join(parts if standbys else [*parts, "no standby"])
 
 

@@ -20,6 +20,7 @@ from protocols.ids import PeerId
 from protocols.placement import LayerRange, StandbyKind
 
 DETECT_MS: Final = 250.0  # from the loss of a stage until the entry knows; silence takes longer than a reset
+SAID_MS: Final = 10.0  # a part of a pause below that is not worth a word
 ATTACH_MS: Final = 250.0  # route around it, open streams, and replay the rows of a short context
 PACK_BYTES_PER_S: Final = 500e6  # weights from the page cache into memory, where nobody has measured it
 RESERVE_SHARE: Final = 1 / 8  # of a node's free memory, kept from hot standbys that nobody asked for
@@ -144,5 +145,5 @@ class Spare:
         if kind is not StandbyKind.HOT:
             pace = self._room.nodes[peer].weights_bytes_s or PACK_BYTES_PER_S
             parts.append((weight_bytes / pace * 1e3, "to load them" if len(parts) > 2 else "to load weights"))
-        reason = ", ".join(f"{ms / 1e3:.3g} s {what}" for ms, what in parts if ms > 0)
+        reason = ", ".join(f"{ms / 1e3:.3g} s {what}" for ms, what in parts if ms >= SAID_MS)
         return sum(ms for ms, _what in parts), reason

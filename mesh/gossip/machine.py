@@ -255,6 +255,7 @@ class Machine:
         self._outputs += map(Deliver, news)
         if bundle.author == self._own:
             self._spread(self._voice.hear_own(bundle, news, said, self._now, self._wall_ms))
+            self.counts["contested"] = self._voice.contested
 
     def _author_of(self, id_: BundleId) -> PeerId | None:
         """Of a bundle that is or was here."""
@@ -277,10 +278,9 @@ class Machine:
     def _push(self, peer: PeerId, ids: list[BundleId], rates: PeerRates, hops: int | None = None) -> None:
         """Bundles that were asked for, as far as they are here and the neighbour's rate goes."""
         left_bytes = limits.GOSSIP_REPAIR_BYTES_MAX
-        for id_ in ids:
-            kept = self._table.bundles.get(id_)
-            if kept is None:
-                continue
+        here = [kept for id_ in ids if (kept := self._table.bundles.get(id_))]
+        # Records first: nothing else of an author is taken where it is not known as a member yet.
+        for kept in sorted(here, key=lambda each: not each.has_record):
             left_bytes -= len(kept.body)
             if left_bytes < 0 or not rates.bytes.take(len(kept.body), self._now):
                 self._repair_soon(peer)

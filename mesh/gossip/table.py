@@ -35,6 +35,11 @@ class Kept:
     signature: bytes
     places: set[Place] = field(default_factory=set)
 
+    @property
+    def has_record(self) -> bool:
+        """Whether it says who its author is."""
+        return any(topic is Topic.RECORD for topic, _ in self.places)
+
 
 @dataclass(slots=True)
 class Word:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from mesh.gossip.publishing import Outbox
+from mesh.gossip.rates import Bucket
 from mesh.gossip.table import Kept, Place, Table
 from protocols import limits
 from protocols.errors import LocalFault
@@ -20,6 +21,8 @@ from protocols.ids import PeerId
 WORDS_MAX: Final = limits.GOSSIP_AUTHOR_ITEMS_MAX * 3 // 4
 WORDS_BYTES_MAX: Final = limits.GOSSIP_AUTHOR_BYTES_MAX // 2
 BUNDLES_BYTES_MAX: Final = limits.GOSSIP_AUTHOR_BYTES_MAX * 3 // 4
+INSIST_S: Final = 10.0  # between two times that a word is said again because it was displaced
+INSIST_BURST: Final = 8  # at once, if several of a former life come back
 
 Said = list[tuple[Heard, int]]
 """Own words, and when they expire in wall-clock ms."""
@@ -42,6 +45,10 @@ class Voice:
         self._table = table
         self._outbox = Outbox(own, sign)
         self._said: dict[Place, None] = {}  # since the start
+        self._displaced: dict[Place, Bucket] = {}
+        self.contested = (
+            0  # words that were not said again, because somebody else with this key would not give way
+        )
 
     @property
     def deadline(self) -> float:
@@ -109,17 +116,28 @@ class Voice:
     def hear_own(
         self, bundle: Bundle, news: list[Heard], said: Said, now: float, wall_ms: int
     ) -> list[Sealed]:
-        """A bundle of a former life, with a clock ahead of today's: what it displaced is said again, above it."""
+        """A bundle of a former life, with a clock ahead of today's: what it displaced is said again, above it.
+
+        A few times: it may as well be another node that runs with a copy of this one's key, and does the same.
+        """
         self._outbox.sequence = max(self._outbox.sequence, bundle.sequence)
         displaced = {(heard.topic, heard.key) for heard in news}
         return [
             sealed
             for heard, expires_ms in said
-            if (heard.topic, heard.key) in displaced
+            if (heard.topic, heard.key) in displaced and self._may_insist((heard.topic, heard.key), now)
             for sealed in self._repeat(heard, expires_ms, now, wall_ms)
         ]
+
+    def _may_insist(self, place: Place, now: float) -> bool:
+        bucket = self._displaced.setdefault(place, Bucket(1 / INSIST_S, INSIST_BURST))
+        if bucket.take(1, now):
+            return True
+        self.contested += 1
+        return False
 
     def sweep(self) -> None:
         """Forget what does not stand any more."""
         own = self._table.authors.get(self._own)
         self._said = {place: None for place in self._said if own is not None and place in own.words}
+        self._displaced = {place: bucket for place, bucket in self._displaced.items() if place in self._said}

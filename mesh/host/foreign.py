@@ -29,7 +29,7 @@ from mesh.host.guard import Guard
 from mesh.host.half_open import HalfOpen
 from mesh.host.interfaces import advertised, bound_to, own_interfaces
 from mesh.host.muxer import Muxer
-from mesh.host.noise_xk import WrongIdentity
+from mesh.host.noise import WrongIdentity
 from mesh.host.noise_xx import NoiseXx
 from mesh.host.quiet import silence_libp2p
 from mesh.host.security import YamuxOnly
@@ -69,7 +69,6 @@ class ForeignPeers:
         self._listen = listen
         self._interfaces = interfaces
         self._guard = Guard(BaseLibp2pError)
-        self.faults: Mapping[str, int] = self._guard.faults
         self._xx = NoiseXx(identity, static_key(randomness.token_bytes(_STATIC_BYTES), 0.0))
         self._yamux = YamuxOnly(self._guard)
         self._services = foreign_streams.services(self._identification)
@@ -77,6 +76,10 @@ class ForeignPeers:
         self._pace = Pace(limits.FOREIGN_ALL_BYTES_PER_S)
         self._connections = 0
         self._bound: tuple[str, ...] = ()
+
+    @property
+    def faults(self) -> Mapping[str, int]:
+        return self._guard.faults
 
     @property
     def addresses(self) -> tuple[str, ...]:

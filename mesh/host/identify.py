@@ -15,7 +15,7 @@ from libp2p.identity.identify.pb.identify_pb2 import Identify
 from multiaddr import Multiaddr
 
 from mesh.host.negotiation import Wire
-from mesh.host.noise_xx import PUBLIC_KEY_HEAD
+from mesh.host.noise import PUBLIC_KEY_HEAD
 from protocols import limits
 from protocols.errors import Malformed, Oversized
 

@@ -19,7 +19,8 @@ from mesh.host.dialling import Candidate, Dialler, HostNames, Refusals, came_of
 from mesh.host.dnsaddr import SystemNames
 from mesh.host.guard import Guard
 from mesh.host.interfaces import Reach, advertised, bound_to, is_own, own_interfaces
-from mesh.host.noise_xk import NoiseXk, Unanswered, WrongIdentity
+from mesh.host.noise import WrongIdentity
+from mesh.host.noise_xk import NoiseXk, Unanswered
 from mesh.host.plane import PlaneHost
 from mesh.host.quiet import silence_libp2p
 from mesh.host.serving import Serving

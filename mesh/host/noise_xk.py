@@ -25,20 +25,25 @@ import hashlib
 from collections.abc import Callable
 from typing import Final
 
-from cryptography.exceptions import InvalidTag
-from google.protobuf.message import DecodeError
 from libp2p.abc import IRawConnection, ISecureConn, ISecureTransport
 from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.crypto.x25519 import X25519PublicKey
 from libp2p.peer.id import ID
 from libp2p.security.exceptions import HandshakeFailure
-from libp2p.security.noise.pb.noise_pb2 import NoiseHandshakePayload
 from noise.connection import Keypair, NoiseConnection
-from noise.exceptions import NoiseHandshakeError, NoiseInvalidMessage, NoiseValueError
 
 from mesh.host.framing import RAW_ERRORS, RawWire, SecureConnection
 from mesh.host.negotiation import Transcript
-from mesh.members.identity import Identity, StaticKey, is_static_of, peer_of
+from mesh.host.noise import (
+    WrongIdentity,
+    proof_of,
+    proven_peer,
+    read_message,
+    receive_message,
+    send_message,
+    write_message,
+)
+from mesh.members.identity import Identity, StaticKey
 from protocols import limits
 from protocols.errors import Disconnected, Unauthenticated, WeftError
 from protocols.ids import NetworkId, PeerId
@@ -51,14 +56,6 @@ MESSAGE_BYTES_MAX: Final = 128 + PROOF_BYTES_MAX + limits.SHOWN_BYTES_MAX
 REFUSAL_BYTES_MAX: Final = 256
 ACCEPTED: Final = b"\0"
 REFUSED: Final = b"\1"
-_ED25519_HEAD: Final = bytes.fromhex("08011220")
-
-_BROKEN: Final = (InvalidTag, ValueError, NoiseValueError, NoiseInvalidMessage, NoiseHandshakeError)
-"""What `noiseprotocol` and `cryptography` raise for bytes that are not the expected message."""
-
-
-class WrongIdentity(HandshakeFailure):
-    """The other side could not prove to be who was dialled, or who it says it is."""
 
 
 class Unanswered(HandshakeFailure):
@@ -111,11 +108,11 @@ class NoiseXk(ISecureTransport):
             raise HandshakeFailure(f"the Noise key of {peer} is not known")
         own = self._identity.statics[0]
         state = self._begin(transcript, own, static)
-        await _send(wire, _write(state))
-        proof = _read(state, await self._answer(wire, peer))
-        if _proven_peer(proof, static) != peer:
+        await send_message(wire, write_message(state))
+        proof = read_message(state, await self._answer(wire, peer))
+        if proven_peer(proof, static) != peer:
             raise WrongIdentity(f"another peer than {peer} answered")
-        await _send(wire, _write(state, _join(self._proof(own), self._show())))
+        await send_message(wire, write_message(state, _join(self._proof(own), self._show())))
         secured = self._secured(wire, state, peer, static)
         secured.shown = await _hear_verdict(secured)
         await self._tell_verdict(secured, peer, dialled=True)
@@ -123,7 +120,7 @@ class NoiseXk(ISecureTransport):
 
     async def _answer(self, wire: RawWire, peer: PeerId) -> bytes:
         try:
-            return await _receive(wire)
+            return await receive_message(wire, MESSAGE_BYTES_MAX)
         except Disconnected as error:
             raise Unanswered(
                 f"{peer} does not answer with the Noise key that is known of it: the key may have changed since"
@@ -132,15 +129,15 @@ class NoiseXk(ISecureTransport):
     async def accept(self, wire: RawWire, transcript: Transcript) -> SecureConnection:
         """Raises `HandshakeFailure` and `Disconnected`: `Unwelcome` if policy refuses the peer, `TurnedAway` if it refuses
         this node."""
-        opening = await _receive(wire, OPENING_BYTES)
+        opening = await receive_message(wire, OPENING_BYTES)
         if len(opening) != OPENING_BYTES:
             raise HandshakeFailure("the first handshake message has the wrong length")
         state, own = self._open(transcript, opening)
         handshake = state.noise_protocol.handshake_state  # the library lets go of it at the last message
-        await _send(wire, _write(state, self._proof(own)))
-        proof, shown = _split(_read(state, await _receive(wire)))
+        await send_message(wire, write_message(state, self._proof(own)))
+        proof, shown = _split(read_message(state, await receive_message(wire, MESSAGE_BYTES_MAX)))
         static: bytes = handshake.rs.public_bytes
-        peer = _proven_peer(proof, static)
+        peer = proven_peer(proof, static)
         secured = self._secured(wire, state, peer, static)
         secured.shown = shown
         await self._tell_verdict(secured, peer, dialled=False)
@@ -153,7 +150,7 @@ class NoiseXk(ISecureTransport):
         for own in statics:
             state = self._begin(transcript, own, None)
             try:
-                _read(state, opening)
+                read_message(state, opening)
             except HandshakeFailure:
                 if own is statics[-1]:
                     raise
@@ -175,11 +172,7 @@ class NoiseXk(ISecureTransport):
     def _proof(self, own: StaticKey) -> bytes:
         known = self._proofs.get(own.public)
         if known is None:
-            payload = NoiseHandshakePayload(
-                identity_key=_ED25519_HEAD + self._identity.public_key,
-                identity_sig=self._identity.sign_static(own.public),
-            )
-            known = self._proofs[own.public] = bytes(payload.SerializeToString())
+            known = self._proofs[own.public] = proof_of(self._identity, own.public)
         return known
 
     def _begin(
@@ -219,17 +212,6 @@ def prologue(network_id: NetworkId, transcript: Transcript) -> bytes:
     )
 
 
-async def _send(wire: RawWire, message: bytes) -> None:
-    await wire.write(len(message).to_bytes(2, "big") + message)
-
-
-async def _receive(wire: RawWire, limit_bytes: int = MESSAGE_BYTES_MAX) -> bytes:
-    length = int.from_bytes(await wire.read_exactly(2), "big")
-    if length > limit_bytes:
-        raise HandshakeFailure(f"a handshake message of {length} bytes is too long")
-    return await wire.read_exactly(length)
-
-
 def _join(proof: bytes, shown: bytes) -> bytes:
     assert len(shown) <= limits.SHOWN_BYTES_MAX
     return len(proof).to_bytes(2, "big") + proof + shown
@@ -263,34 +245,3 @@ async def _hear_verdict(secured: SecureConnection) -> bytes:
         return bytes(body[1:])
     said = bytes(body[1 : 1 + REFUSAL_BYTES_MAX]).decode("utf-8", "replace")
     raise TurnedAway("".join(each if each.isprintable() else "?" for each in said))
-
-
-def _read(state: NoiseConnection, message: bytes) -> bytes:
-    try:
-        return bytes(state.read_message(message))
-    except _BROKEN as error:
-        raise HandshakeFailure(
-            "the handshake failed: another key, another network, or altered on the way"
-        ) from error
-
-
-def _write(state: NoiseConnection, payload: bytes = b"") -> bytes:
-    try:
-        return bytes(state.write_message(payload))
-    except _BROKEN as error:
-        raise HandshakeFailure("the other side's key is no usable key") from error
-
-
-def _proven_peer(payload: bytes, static: bytes) -> PeerId:
-    """Whose identity signed `static`; raises `WrongIdentity` if none did."""
-    try:
-        proof = NoiseHandshakePayload.FromString(payload)
-    except DecodeError as error:
-        raise WrongIdentity("the identity payload does not decode") from error
-    key = proof.identity_key.removeprefix(_ED25519_HEAD)
-    if not proof.identity_key.startswith(_ED25519_HEAD) or len(key) != 32:
-        raise WrongIdentity("the identity is no Ed25519 key")
-    peer = peer_of(key)
-    if not is_static_of(peer, static, proof.identity_sig):
-        raise WrongIdentity(f"the Noise key in use is not signed by {peer}")
-    return peer

@@ -42,7 +42,8 @@ from mesh.host.connections import Connection
 from mesh.host.guard import Guard
 from mesh.host.half_open import HalfOpen
 from mesh.host.muxer import Muxer
-from mesh.host.noise_xk import NoiseXk, TurnedAway, Unwelcome, WrongIdentity
+from mesh.host.noise import WrongIdentity
+from mesh.host.noise_xk import NoiseXk, TurnedAway, Unwelcome
 from mesh.host.security import XkOnly, YamuxOnly
 from mesh.host.stream import MuxedStream
 from mesh.members.identity import Identity

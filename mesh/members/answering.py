@@ -54,6 +54,7 @@ class Answering:
     def _judge(self, request: JoinRequest) -> JoinAccepted | JoinRefused:
         newcomer = request.contact
         has_room = newcomer.peer in self.book or len(self.book) + 1 < limits.MEMBERS_MAX
+        has_room = has_room and self.papers.door.has_room(newcomer.peer)
         chain = self.inviting.admit(newcomer.peer, request.secret, has_room=has_room)
         if isinstance(chain, str):
             return JoinRefused(chain)

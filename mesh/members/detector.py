@@ -30,7 +30,7 @@ class State(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class MemberAlive:
-    """Seen for the first time in this run, or again."""
+    """Seen for the first time in this run, or again, or in another run of its own than was known."""
 
     peer: PeerId
     incarnation: int

@@ -1,7 +1,8 @@
 """Who dials whom, and when: one record per peer and plane that ought to be connected.
 
 Between two members the lower peer id dials and the higher one waits `REDIAL_PATIENCE_S` for it, so that two nodes rarely
-dial each other at once. Failures double the pause from `REDIAL_S_MIN` to `REDIAL_S_MAX`. A connection that was lost
+dial each other at once. Failures double the pause from `REDIAL_S_MIN` to `REDIAL_S_MAX`, or to `REDIAL_UNMET_S_MAX` for who
+was never reached since the start: it may be made up, and if it is not it dials this node. A connection that was lost
 sooner than that had been no success, so it does not set the pause back: else a peer that accepts and hangs up would be
 dialled four times a second.
 
@@ -28,10 +29,12 @@ class Attempt:
     next_at: float
     pause_s: float = limits.REDIAL_S_MIN
     up_since: float | None = None
+    was_up: bool = False
 
     def wait(self, now: float, at_least_s: float = 0.0) -> None:
         self.next_at = now + max(self.pause_s, at_least_s)
-        self.pause_s = min(2 * self.pause_s, limits.REDIAL_S_MAX)
+        most_s = limits.REDIAL_S_MAX if self.was_up else limits.REDIAL_UNMET_S_MAX
+        self.pause_s = min(2 * self.pause_s, most_s)
 
 
 class Dialling:
@@ -60,13 +63,14 @@ class Dialling:
 
     def connected(self, peer: PeerId, plane: Plane, now: float) -> None:
         attempt = self._attempts.setdefault((peer, plane), Attempt(math.inf))
-        attempt.next_at, attempt.up_since = math.inf, now
+        attempt.next_at, attempt.up_since, attempt.was_up = math.inf, now, True
 
     def lost(self, peer: PeerId, plane: Plane, now: float) -> None:
         attempt = self._attempts.setdefault((peer, plane), Attempt(math.inf))
         if attempt.up_since is not None and now - attempt.up_since >= limits.REDIAL_S_MAX:
             attempt.pause_s = limits.REDIAL_S_MIN
         attempt.up_since = None
+        attempt.pause_s = min(attempt.pause_s, limits.REDIAL_S_MAX)
         attempt.wait(now, self._patience_s(peer))
 
     def ended(self, peer: PeerId, plane: Plane, now: float) -> None:

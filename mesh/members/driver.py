@@ -151,6 +151,11 @@ class Members:
         chain = self._papers.door.chain_of(peer)
         return chain[0].sponsor if chain is not None and len(chain) > 1 else None
 
+    def troubles(self) -> dict[str, int]:
+        """What went wrong besides what gossip counts."""
+        hints, book = self._discovery.counts["no room"], self._file.failures
+        return {"discovery no room": hints, "book not written": book}
+
     def subscribe(self) -> Subscription[m.MemberEvent]:
         """`MemberUp` and `MemberDown` from this call on."""
         return self._events.subscribe()
@@ -297,8 +302,8 @@ class Members:
     def _perform(self, outputs: list[m.Output]) -> None:
         for output in outputs:
             match output:
-                case m.Persist():
-                    self._file.write()
+                case m.Persist(at_once):
+                    self._file.write() if at_once else self._file.write_soon()
                 case m.Learn(contact):
                     self._network.learn(contact)
                 case m.Dial(peer, plane):
@@ -317,7 +322,7 @@ class Members:
 
     def _tell_candidates(self) -> None:
         """Gossip goes through those who are connected or live; whom to watch is a matter of the book."""
-        if self._is_leaving:
+        if self._is_leaving or not self._papers.is_member:
             return
         living = {peer for peer, state in self.watch.states().items() if state <= State.SUSPECT}
         candidates = frozenset(living | self._machine.connected)
@@ -334,7 +339,7 @@ class Members:
     async def _dial(self, peer: PeerId, plane: Plane) -> None:
         if self._is_leaving:
             return
-        if await self._errands.dial(peer, plane):
+        if await self._errands.dial(peer, plane, was_seen=self._file.book.seen_s(peer) > 0):
             self._note_address(peer, plane)
         elif (newer := await self._lookup.newer_contact(peer)) is not None:
             self._handle(m.Met(newer))
@@ -378,7 +383,7 @@ class Members:
 
     def _apply_revocations(self) -> None:
         door = self._papers.door
-        self._handle(m.Banned(door.banned()))
+        self._handle(m.Banned(door.banned(), door.orphans()))
         self._network.guard(door)
 
     # Upkeep --------------------------------------------------------------------------------------------------------

@@ -28,12 +28,17 @@ class Errands:
         self._network = network
         self._network_id = network_id
         self._dials = trio.CapacityLimiter(limits.DIALS_AT_ONCE)
+        # Members may be invented, at addresses where nobody answers: those that are not must not wait for them all.
+        self._first_dials = trio.CapacityLimiter(limits.DIALS_AT_ONCE // 2)
         self._refusals: dict[PeerId, str] = {}  # by members, of whom there are not too many
 
-    async def dial(self, peer: PeerId, plane: Plane) -> bool:
-        """Whether there is a connection now. A reason to refuse one is logged once, for the operators of both sides."""
+    async def dial(self, peer: PeerId, plane: Plane, *, was_seen: bool = True) -> bool:
+        """Whether there is a connection now. Who was never seen waits apart from the others.
+
+        A reason to refuse one is logged once, for the operators of both sides.
+        """
         try:
-            async with self._dials:
+            async with self._dials if was_seen else self._first_dials:
                 with deadline(limits.DIAL_S * limits.ADDRESSES_MAX, "no connection"):
                     await self._network.connect(peer, plane)
         except (Unavailable, RemoteFault) as error:

@@ -53,9 +53,10 @@ class Recorded:
 
 @dataclass(frozen=True, slots=True)
 class Banned:
-    """Their membership was revoked."""
+    """Their membership was revoked, and with it that of `orphans`, who may come back with another sponsor."""
 
     peers: frozenset[PeerId]
+    orphans: frozenset[PeerId] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,9 @@ Input = Joining | Joined | Met | Recorded | Banned | Left | PeerUp | PeerDown | 
 
 @dataclass(frozen=True, slots=True)
 class Persist:
-    """Write the address book before doing what follows."""
+    """Write the address book before doing what follows, or soon: what gossip tells it tells again."""
+
+    at_once: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,8 +184,8 @@ class Membership:
                 return self._meet((contact,), now)
             case Recorded(record, signed):
                 return self._record(record, signed, now)
-            case Banned(peers):
-                return self._ban(peers)
+            case Banned(peers, orphans):
+                return self._ban(peers, orphans)
             case Left(peer):
                 return self._leave(peer)
             case PeerUp(peer, plane):
@@ -202,12 +205,14 @@ class Membership:
     def _joined(self, members: tuple[Contact, ...], now: float) -> list[Output]:
         outputs = self._meet(members, now)
         for contact in self._book:  # some may have been heard of before the answer came
-            self._dialling.want(contact.peer, now, within_s=0.0)
-        return [*outputs, *self._dial(now)]
+            # Not at once: the handshakes with all would hold up the news of all, which the inviter has.
+            self._dialling.want(contact.peer, now, within_s=limits.JOINED_PAUSE_S)
+        return outputs
 
-    def _ban(self, peers: frozenset[PeerId]) -> list[Output]:
+    def _ban(self, peers: frozenset[PeerId], orphans: frozenset[PeerId]) -> list[Output]:
         self._banned |= peers
-        known = [peer for peer in peers if self.is_known(peer)]
+        # Orphans make room in the book as well: one sponsor may have filled it.
+        known = [peer for peer in sorted(peers | orphans) if self.is_known(peer)]
         outputs: list[Output] = [Persist()] if known else []
         for peer in known:
             self._book.remove(peer)
@@ -222,16 +227,16 @@ class Membership:
     def _record(self, record: NodeRecord, signed: SignedRecord, now: float) -> list[Output]:
         if record.peer in {self._own, *self._banned} or not self._book.merge_record(record, signed):
             return []
-        return self._take_news([record.peer], now)
+        return self._take_news([record.peer], now, at_once=False)
 
-    def _take_news(self, peers: list[PeerId], now: float) -> list[Output]:
+    def _take_news(self, peers: list[PeerId], now: float, *, at_once: bool = True) -> list[Output]:
         for peer in peers:
             # A node that is new or has moved dials by itself; this one does if it hears nothing.
             self._dialling.want(peer, now, within_s=limits.REDIAL_PATIENCE_S)
             for plane in self._planes.get(peer, ()):
                 self._dialling.connected(peer, plane, now)
         came_up = [output for peer in peers for output in self._check_up(peer)]
-        return [Persist(), *map(self._learn, peers), *came_up] if peers else []
+        return [Persist(at_once), *map(self._learn, peers), *came_up] if peers else []
 
     def _learn(self, peer: PeerId) -> Learn:
         contact = self._book.to_dial(peer)

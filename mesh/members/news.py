@@ -70,7 +70,7 @@ class News:
             self._gossip.publish(Topic.REVOCATION, "", body, limits.RECORD_TTL_S)
 
     def _publish_record(self, signed: SignedRecord) -> None:
-        if self._gossip is not None:
+        if self._gossip is not None and self._papers.is_member:
             self._gossip.publish(Topic.RECORD, "", encode_signed(signed), limits.RECORD_TTL_S)
         self.publish_revocations()
 

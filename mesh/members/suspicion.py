@@ -330,12 +330,12 @@ class Suspicion:
 
     def _hear_alive(self, author: PeerId, item: Alive, now: float) -> list[Output]:
         standing = self._standing(author, now)
-        was = standing.state
+        was, before = standing.state, standing.boot
         if not standing.alive(item.incarnation, item.boot, now):
             return []
         if standing.doubts:  # of this incarnation, heard before it
             self._accused[author] = None
-        if was is State.ALIVE:
+        if was is State.ALIVE and item.boot == before:
             return []
         if was > State.SUSPECT:
             self._reshape()

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import click
 
 from node.cli.options import connect, echo_json, home_option, json_option
 from node.cli.tables import duration_text, node_text, rows_of, size_text
+from protocols import limits
 from protocols.exit_codes import ExitCode
 from protocols.ids import shortened
+
+# What happens wherever nodes come and go, and words are told twice: in --json, and no news to anybody who looks.
+ORDINARY: Final = frozenset({"Disconnected", "TimedOut", "gossip replayed", "gossip expired"})
+CLOCKS: Final = (
+    f"clock: others date what they say more than {limits.CLOCK_SKEW_S / 60:.0f} min ahead of this node's clock; "
+    "set it if it is wrong, else theirs"
+)
+TWIN: Final = (
+    "key: another node speaks with this node's key, such as from a copy of its home; "
+    "stop one of them, and join with a home of its own (WEFT_HOME)"
+)
 
 
 @click.command()
@@ -51,6 +63,7 @@ def _lines(found: dict[str, Any]) -> list[str]:
             [_shard(s) for s in found["shards"]],
         ),
         *_section("connections", ("peer", "plane", "security", "dialled by"), _connections(found)),
+        *_faults(found["faults"]),
     ]
 
 
@@ -75,6 +88,19 @@ def _shard(shard: dict[str, Any]) -> tuple[str, ...]:
     kind = "standby" if shard["standby"] else "serving"
     model = f"{shard['model']} ({shortened(shard['digest'])})"
     return (model, shard["range"], kind, shard["numerics"], str(shard["sessions"]))
+
+
+def _faults(faults: dict[str, int]) -> list[str]:
+    """One line, and another where a clock must be wrong; nothing if there is nothing to tell."""
+    told = [(-times, name) for name, times in faults.items() if name not in ORDINARY]
+    lines = (
+        [f"refused so far: {', '.join(f'{-times} {name}' for times, name in sorted(told))}"] if told else []
+    )
+    if faults.get("gossip future"):
+        lines.append(CLOCKS)
+    if faults.get("gossip contested"):
+        lines.append(TWIN)
+    return lines
 
 
 def _section(title: str, heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:

@@ -69,7 +69,7 @@ def _stop(mesh: ProcessMesh, index: int) -> float:
 
 
 def _await_known(mesh: ProcessMesh, index: int, since_s: float) -> float:
-    peer, witnesses = mesh.peer(index), others(mesh.nodes, index)
+    peer, witnesses = mesh.peers[index], others(mesh.nodes, index)
 
     def known_at() -> list[float]:
         return [

@@ -1,53 +1,77 @@
-"""One node of a measured mesh, without inference: the network, gossip and the failure detector of a daemon.
+"""One node of a measured mesh, without inference: the network and `Members` of a daemon, and the board of its claims.
 
-    python -m tests.benchmarks.mesh_node NUMBER HOME
+    python -m tests.benchmarks.mesh_node HOME
 
-It says {"contact"} first and then reads the contacts of all from stdin, as a JSON list. After that it says every change of a
-member's state as {"peer", "state", "at_s"}, where `at_s` is the monotonic clock of the whole machine, and answers every
-further line on stdin by {"cpu_s", "states"}. It ends with its stdin.
+It takes orders as JSON lines on stdin, the first of which is `Start`, and ends with its stdin. It answers `Start` by {"peer"} once
+it is up, `MakeInvite` by {"invite"} and `Measure` by {"cpu_s"}. Of itself it says every change of a member's state as {"peer",
+"state", "at_s"}, where `at_s` is the monotonic clock of the whole machine, and {"looked_up_ms"} when it knows what it was to find.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
+import logging
 import os
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Final
 
 import msgspec
 import structlog
 import trio
 
-from mesh.gossip.driver import Gossip
+from inference.placement.claims import ClaimTable
+from inference.placement.gossiping import GossipBoard, check_claim, check_note
 from mesh.host.libp2p_network import Libp2pNetwork
-from mesh.members.detector import State
-from mesh.members.gossip_board import GossipBoard, check_liveness
-from mesh.members.identity import identity_from_keys
-from mesh.members.watch import Watch
+from mesh.members.belonging import decide_network
+from mesh.members.driver import Members, Profile
+from mesh.members.identity import load_identity
 from node.clock import SystemClock
 from node.disk import FolderDisk, SystemRandomness
-from protocols import limits
-from protocols.errors import RemoteFault, Unavailable
 from protocols.gossip import Topic
-from protocols.ids import NetworkId, PeerId
-from protocols.membership import Contact
+from protocols.ids import ModelDigest, NetworkId, PeerId
+from protocols.placement import Claim, Claims, LayerRange, ModelNote
 from protocols.streams import Plane
-from tests.contracts.talk import ListedDoor, contact_of
 
-NETWORK = NetworkId("be" * 16)
-LOOPBACK = dict.fromkeys(Plane, ("/ip4/127.0.0.1/tcp/0",))
+LOOPBACK: Final = dict.fromkeys(Plane, ("/ip4/127.0.0.1/tcp/0",))
+MODEL: Final = ModelDigest("1f" * 32)
+RANGE_LAYERS: Final = 2
+INVITE_S: Final = 3600.0
+
+
+class Start(msgspec.Struct, frozen=True, tag="start"):
+    """`is_member`: run `Members`; else the network listens and that is all. `ranges`: of the model, to be looked up on joining."""
+
+    invite: str | None = None
+    is_member: bool = True
+    ranges: int = 0
+
+
+class MakeInvite(msgspec.Struct, frozen=True, tag="invite"):
+    pass
+
+
+class Measure(msgspec.Struct, frozen=True, tag="measure"):
+    pass
+
+
+class Hold(msgspec.Struct, frozen=True, tag="hold"):
+    """Claim range `number` of the model, and the one behind it as a standby, of so many ranges."""
+
+    number: int
+    ranges: int
+
+
+Order = Start | MakeInvite | Measure | Hold
 
 
 def say(what: dict[str, object]) -> None:
     print(msgspec.json.encode(what).decode(), flush=True)
 
 
-async def lines() -> AsyncIterator[bytes]:
-    """Of stdin."""
+async def read_orders() -> AsyncIterator[Order]:
+    """From stdin."""
     held = bytearray()
     async with trio.lowlevel.FdStream(os.dup(sys.stdin.fileno())) as stream:
         async for chunk in stream:
@@ -55,85 +79,93 @@ async def lines() -> AsyncIterator[bytes]:
             *whole, rest = held.split(b"\n")
             held = bytearray(rest)
             for line in whole:
-                yield bytes(line)
+                yield msgspec.json.decode(line, type=Order)
 
 
-class MeshNode:
-    """The composition; `number` makes the identity."""
+class Mesh:
+    """The part of a node that is off for the baseline: membership, gossip, and what claims come in over it."""
 
-    def __init__(self, number: int, home: Path) -> None:
-        seed = hashlib.sha256(f"mesh node {number}".encode()).digest()
-        self.identity = identity_from_keys(seed, hashlib.sha256(seed).digest())
-        self.network = Libp2pNetwork(self.identity, NETWORK, LOOPBACK)
-        self.members: frozenset[PeerId] = frozenset()
-        clock, randomness = SystemClock(), SystemRandomness()
-        self.gossip = Gossip(
-            self.network,
-            NETWORK,
-            clock,
-            randomness,
-            self.identity,
-            lambda peer: peer in self.members,
-            {Topic.LIVENESS: check_liveness},
-        )
-        board = GossipBoard(self.gossip, self.network.peer)
-        self.watch = Watch(self.network, NETWORK, FolderDisk(home), randomness, board)
+    def __init__(self, network: Libp2pNetwork, members: Members) -> None:
+        self.members = members
+        self._own = network.peer
+        self._board = GossipBoard(members, network.peer)
+        self._table = ClaimTable()
+        self._open: dict[LayerRange, None] = {}
+        self._found_ms: list[float] = []
+        self._since_s = 0.0
 
-    @asynccontextmanager
-    async def run(self) -> AsyncIterator[trio.Nursery]:
-        async with self.network.run(), trio.open_nursery() as nursery:
-            yield nursery
-            nursery.cancel_scope.cancel()
-
-    async def join(self, contacts: list[Contact], nursery: trio.Nursery) -> None:
-        others = [contact for contact in contacts if contact.peer != self.network.peer]
-        self.members = frozenset(contact.peer for contact in others)
-        for contact in others:
-            self.network.learn(contact)
-        self.network.guard(ListedDoor(self.members))
-        self.watch.set_candidates(self.members)
+    async def run(self, start: Start, nursery: trio.Nursery) -> None:
+        """Returns when it is up, and has joined if it was to."""
         nursery.start_soon(self._report)
-        await nursery.start(self.gossip.run)
-        await nursery.start(self.watch.run)
-        for contact in others:
-            nursery.start_soon(self._keep_connected, contact.peer)
+        await nursery.start(self.members.run)
+        if start.invite is not None:
+            await self.members.join(start.invite)
+        self._since_s = time.monotonic()
+        self._open = {range_of(number): None for number in range(start.ranges)}
+        self._board.listen(self._hear, self._table.down)
+        await nursery.start(self._board.run)
+
+    def hold(self, order: Hold) -> None:
+        ranges = [(order.number, False), ((order.number + 1) % order.ranges, True)]
+        claims = [
+            Claim(self._own, MODEL, range_of(number), is_standby, "bf16", "exact", "cpu", 1.0, 1, 1)
+            for number, is_standby in ranges
+        ]
+        note = ModelNote(MODEL, "measured", order.ranges * RANGE_LAYERS)
+        self._board.publish(Claims(tuple(claims), (note,)))
+
+    def _hear(self, holder: PeerId, told: Claims) -> None:
+        self._table.tell(holder, told)
+        found = [layers for layers in self._open if self._table.serving(MODEL, layers)]
+        for layers in found:
+            del self._open[layers]
+            self._found_ms.append((time.monotonic() - self._since_s) * 1e3)
+        if found and not self._open:
+            say({"looked_up_ms": self._found_ms})
 
     async def _report(self) -> None:
-        with self.watch.subscribe() as changes:
+        with self.members.watch.subscribe() as changes:
             async for change in changes:
                 at_s = time.monotonic()
-                say({"peer": change.peer, "state": self.watch.state(change.peer).name, "at_s": at_s})
-                living = [peer for peer, state in self.watch.states().items() if state <= State.SUSPECT]
-                self.gossip.set_candidates(living)
-
-    async def _keep_connected(self, peer: PeerId) -> None:
-        """In the place of dialling: the lower id at once, the other a moment later."""
-        await trio.sleep(0.0 if self.network.peer < peer else 1.0)
-        while True:
-            try:
-                with trio.move_on_after(limits.DIAL_S):
-                    await self.network.connect(peer, Plane.CONTROL)
-            except (Unavailable, RemoteFault):
-                pass
-            await trio.sleep(limits.REDIAL_S_MAX if self.watch.state(peer) is State.DEAD else 1.0)
+                say({"peer": change.peer, "state": self.members.state(change.peer).name, "at_s": at_s})
 
 
-async def main(number: int, home: Path) -> None:
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
-    node = MeshNode(number, home)
-    async with node.run() as nursery:
-        contact = contact_of(node.network, sequence=time.time_ns() // 1_000_000)
-        say({"contact": base64.b64encode(msgspec.msgpack.encode(contact)).decode()})
-        has_joined = False
-        async for line in lines():
-            if not has_joined:
-                packed = msgspec.json.decode(line, type=list[str])
-                contacts = [msgspec.msgpack.decode(base64.b64decode(one), type=Contact) for one in packed]
-                await node.join(contacts, nursery)
-                has_joined = True
-            states = {peer: state.name for peer, state in node.watch.states().items()}
-            say({"cpu_s": time.process_time(), "states": states})
+def range_of(number: int) -> LayerRange:
+    return LayerRange(number * RANGE_LAYERS, (number + 1) * RANGE_LAYERS)
+
+
+async def main(home: Path) -> None:
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    orders = read_orders()
+    start = await anext(orders)
+    assert isinstance(start, Start)
+    clock, randomness, disk = SystemClock(), SystemRandomness(), FolderDisk(home)
+    identity = load_identity(disk, randomness, clock.wall())
+    network_id: NetworkId = decide_network(disk, identity, randomness, clock.wall(), start.invite)
+    network = Libp2pNetwork(identity, network_id, LOOPBACK)
+    async with network.run(), trio.open_nursery() as nursery:
+        mesh = None
+        if start.is_member:
+            validators = {Topic.CLAIMS: check_claim, Topic.MODELS: check_note}
+            members = Members(network, clock, disk, randomness, identity, Profile(home.name), validators)
+            mesh = Mesh(network, members)
+            await mesh.run(start, nursery)
+        say({"peer": network.peer})
+        async for order in orders:
+            match order:
+                case MakeInvite() if mesh is not None:
+                    say({"invite": mesh.members.invite(1, INVITE_S)})
+                case Hold() if mesh is not None:
+                    mesh.hold(order)
+                case _:
+                    say({"cpu_s": time.process_time()})
+        if mesh is not None:
+            await mesh.members.leave()
+        nursery.cancel_scope.cancel()
 
 
 if __name__ == "__main__":
-    trio.run(main, int(sys.argv[1]), Path(sys.argv[2]))
+    trio.run(main, Path(sys.argv[1]))

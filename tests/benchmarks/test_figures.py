@@ -15,7 +15,9 @@ from safetensors import safe_open
 
 from inference.engine.reference import Question, answer
 from inference.model.text import Text
+from protocols.errors import Unavailable
 from tests.benchmarks import __main__ as bench
+from tests.benchmarks import mesh
 from tests.benchmarks.failover import KILL_AFTER, PROMPT_ROWS, TOKENS, Kill, count_wrong
 from tests.benchmarks.figures import Figure, append_to_ledger, figure_of, percentile
 from tests.benchmarks.model import LLAMA_100M, WIDE, Sizes, model_folder, prompt_of, write_model
@@ -73,6 +75,25 @@ def test_every_figure_is_one_object_on_stdout_and_progress_is_not(
     }
     assert figures[1] == {"figure": "wrong", "value": 7, "unit": "tokens", "runs": 3}
     assert "under way" in printed.err
+
+
+def test_a_part_that_fails_is_named_and_the_others_are_measured_all_the_same(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(say: Callable[[str], None]) -> Iterator[Figure]:
+        yield Figure("before", 1, "ms", 1)
+        raise Unavailable("nobody is there")
+
+    monkeypatch.setattr(mesh, "PARTS", {"broken": broken, "two": _two_figures})
+    assert bench.main(["mesh"]) == 1
+    printed = capsys.readouterr()
+    assert [json.loads(line)["figure"] for line in printed.out.splitlines()] == [
+        "before",
+        "pause_s_p50",
+        "wrong",
+    ]
+    assert "mesh:broken failed: nobody is there" in printed.err
+    assert printed.err.splitlines()[-1].endswith("repeat mesh:broken")
 
 
 @pytest.mark.parametrize("arguments", [[], ["chian"]])

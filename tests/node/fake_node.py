@@ -84,6 +84,7 @@ class FakeNode:
         self.release = trio.Event()
         self.running = 0
         self.drained = False
+        self.faults: dict[str, int] = {}
 
     def status(self) -> NodeStatus:
         return NodeStatus(
@@ -95,6 +96,7 @@ class FakeNode:
             shards=(Shard("tiny", DIGEST, "0-3", False, "exact", "cpu-avx512"),),
             worker=Worker("ready", 4711, 3 << 30),
             connections=(Connection(OTHER, "data", "/weft/noise-xk/1", dialled=True),),
+            faults=self.faults,
         )
 
     async def invite(self, uses: int, ttl_s: float) -> str:

@@ -185,6 +185,25 @@ def test_status_for_people_and_for_programs(node, weft):
     assert weft("status", "-q") == (0, "", "")
 
 
+def test_status_tells_what_was_refused_in_one_line_if_there_was_anything(node, weft):
+    assert "refused" not in weft("status")[1]
+    assert json.loads(weft("status", "--json")[1])["faults"] == {}
+    node.faults = {"Disconnected": 40, "gossip forged": 3, "Unauthenticated": 12, "gossip replayed": 7}
+    last = weft("status")[1].splitlines()[-1]
+    assert last == "refused so far: 12 Unauthenticated, 3 gossip forged"
+    assert json.loads(weft("status", "--json")[1])["faults"] == node.faults
+
+
+def test_status_says_what_to_do_about_a_wrong_clock_and_a_copied_key(node, weft):
+    node.faults = {"gossip contested": 1}
+    assert "stop one of them" in weft("status")[1].splitlines()[-1]
+    node.faults = {"gossip future": 2}
+    assert weft("status")[1].splitlines()[-1] == (
+        "clock: others date what they say more than 10 min ahead of this node's clock; "
+        "set it if it is wrong, else theirs"
+    )
+
+
 def test_status_of_a_draining_daemon_exits_1(node, weft):
     node.lifecycle.state = type(node.lifecycle.state).DRAINING
     assert weft("status", "-q")[0] == 1

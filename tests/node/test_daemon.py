@@ -23,6 +23,7 @@ from node.config import Config, MeshConfig, NodeConfig
 from node.daemon import Daemon
 from node.library import Library
 from protocols.errors import NoRoute, NotFound, Unavailable, UserError
+from protocols.gossip import Push
 from protocols.observations import Outcome
 from protocols.placement import LayerRange
 from protocols.seams import Seams
@@ -154,6 +155,17 @@ async def test_three_nodes_share_a_model_and_outlive_the_middle_one(tmp_path: Pa
             (plan.ranges[1].range, plan.ranges[1].holder_name)
         ]
         assert isinstance(broken[-1], api.Finished)
+
+
+async def test_what_a_node_has_refused_is_in_its_status(tmp_path: Path) -> None:
+    async with cluster(tmp_path, 2) as made:
+        one, two = made.daemons
+        assert one.status().faults.keys() <= {"Disconnected", "gossip replayed"}, "all is well"
+        push = Push(1, b"\x00" * 200, bytes(64))
+        while one.members.gossip.counts["cut_off"] < 1:
+            two.members.gossip._send(two.members.gossip.neighbours, push)
+            await trio.sleep(0.1)
+        assert one.status().faults["gossip cut off"] == 1
 
 
 async def test_a_dead_worker_moves_its_range_and_gets_it_back(tmp_path: Path, folder: Path) -> None:

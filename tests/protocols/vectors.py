@@ -34,14 +34,12 @@ from protocols.placement import (
     PLACEMENT_CODEC,
     Capacity,
     Claim,
-    Claims,
     Declined,
     Granted,
     LayerRange,
     LayerShape,
     LoadFailed,
     LoadProgress,
-    ModelNote,
     Offer,
     Release,
     StandbyKind,
@@ -138,10 +136,6 @@ VECTORS: Final = (
         ["progress", "fetching", 1000, 70_000],
     ),
     Vector("placement.claim", PLACEMENT_CODEC, CLAIM, ["claim", *CLAIM_MEANS]),
-    Vector(
-        "placement.claims", PLACEMENT_CODEC, Claims((CLAIM,), (ModelNote(MODEL, "weft-tiny", 8),)),
-        ["claims", [["claim", *CLAIM_MEANS]], [[MODEL, "weft-tiny", 8]]],
-    ),
     Vector("placement.failed", PLACEMENT_CODEC, LoadFailed("no memory"), ["failed", "no memory"]),
     Vector(
         "placement.release", PLACEMENT_CODEC, Release(3, MODEL, LayerRange(4, 8)), ["release", 3, MODEL, [4, 8]]
@@ -191,10 +185,6 @@ GROWN: Final = (
         "placement.declined", PLACEMENT_CODEC, Declined("a rival", 4, 2, BOB), ["declined", "a rival", 4, 2, BOB]
     ),
     Grown("placement.claim", PLACEMENT_CODEC, MAPPED, ["claim", *CLAIM_MEANS, "mapped"]),
-    Grown(
-        "placement.claims", PLACEMENT_CODEC, Claims((MAPPED,), (ModelNote(MODEL, "weft-tiny", 8),)),
-        ["claims", [["claim", *CLAIM_MEANS, "mapped"]], [[MODEL, "weft-tiny", 8]]],
-    ),
     Grown("join.accepted", JOIN_CODEC, JoinAccepted((CONTACT,), b"chain"), ["accepted", [CONTACT_MEANS], b"chain"]),
     Grown("members.revoked", MEMBERS_CODEC, Revoked(b"list"), ["revoked", b"list"]),
     Grown("members.renew", MEMBERS_CODEC, Renew(), ["renew"]),

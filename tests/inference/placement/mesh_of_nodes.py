@@ -21,6 +21,7 @@ from simulations.disk import MemoryDisk
 from simulations.network import NETWORK_ID, VirtualNetwork, VirtualWorld
 from simulations.worker import VirtualWorker
 from tests.contracts.talk import admit, contact_of
+from tests.inference.placement.shared_board import SharedBoard
 
 MODEL = ModelDigest("ab" * 32)
 LAYERS = 8
@@ -149,8 +150,16 @@ class Node:
                 self.members = ConnectedMembers(self.mesh.nodes, self)
                 events = self.network.events()
                 nursery.start_soon(self.members.follow, events)
+                self.board = SharedBoard(self)
                 self.placement = Placement(
-                    self.network, NETWORK_ID, self.members, self.disk, self.worker, self.weights, self.policy
+                    self.network,
+                    NETWORK_ID,
+                    self.members,
+                    self.board,
+                    self.disk,
+                    self.worker,
+                    self.weights,
+                    self.policy,
                 )
                 await nursery.start(self.placement.run)
                 task_status.started()

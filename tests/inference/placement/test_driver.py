@@ -13,7 +13,6 @@ from protocols.errors import Disconnected, LocalFault, UserError
 from protocols.placement import (
     PLACEMENT_CODEC,
     Claim,
-    Claims,
     Declined,
     Granted,
     LayerRange,
@@ -253,7 +252,7 @@ async def test_messages_that_do_not_belong_harm_nobody(autojump_clock):
         claim = Claim(b.peer, MODEL, LayerRange(0, 8), False, "bf16", "exact", "x", 1.0, 1)
         offer = an_offer(b, proposer=b)
         for message, fault in (
-            (Claims((claim,)), "Dishonest"),
+            (claim, "Malformed"),
             (offer, "Unauthenticated"),
             (Granted(1), "Malformed"),
             (an_offer(a, held=LayerRange(3, 3)), "Malformed"),

@@ -121,7 +121,9 @@ async def open_ring(
 ) -> AsyncIterator[Ring]:
     """A ring of `size` nodes that divide the layers evenly, ready to generate at the node `entry`."""
     world = VirtualWorld(latency_s=0.002)
-    nodes = [RingNode(world.network(), VirtualWorker(row_ms=row_ms, load_s=load_s), is_exact) for _ in range(size)]
+    nodes = [
+        RingNode(world.network(), VirtualWorker(row_ms=row_ms, load_s=load_s), is_exact) for _ in range(size)
+    ]
     ranges = [LayerRange(LAYERS * at // size, LAYERS * (at + 1) // size) for at in range(size)]
     async with AsyncExitStack() as stack:
         for node in nodes:

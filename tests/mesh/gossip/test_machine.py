@@ -149,6 +149,23 @@ def test_a_node_that_lost_its_sequence_hears_it_and_speaks_above_it() -> None:
     assert node.items() == {"k": b"of this life", "other": b"stays"}
 
 
+def test_a_node_does_not_insist_for_ever_against_another_with_its_key() -> None:
+    node = Node()
+    node.say("k", b"mine", 3600)
+    node.wait(1)
+    said = 0
+    for _ in range(200):
+        above = node.wall_ms + 100_000
+        node.hear(push_of(OWN, above, Item(HEALTH, "k", b"mine as well", 3600), made_ms=node.wall_ms))
+        said += len(sent(node.wait(0.1), Push))
+    assert 8 <= said <= 8 + 20 / 10 + 1
+    assert node.machine.counts["contested"] >= 180
+    node.wait(60)
+    node.say("k", b"new", 3600)
+    node.wait(1)
+    assert node.items() == {"k": b"new"}, "what is said anew is said"
+
+
 def test_words_of_a_former_life_come_back_as_own() -> None:
     node = Node()
     node.hear(push_of(OWN, WALL - 5, Item(HEALTH, "k", b"before", 60), hops=HOPS_REPAIRED))
@@ -356,6 +373,19 @@ def test_whoever_is_no_member_yet_is_heard_with_a_record_that_holds() -> None:
     both = push_of(AUTHOR, WALL, Item(HEALTH, "k", b"x", 60), Item(RECORD, "", b"me", 60))
     assert not heard(node.hear(word()))
     assert len(heard(node.hear(both))) == 2
+
+
+def test_who_asks_for_several_bundles_gets_those_with_records_first() -> None:
+    node = Node()
+    record = push_of(AUTHOR, WALL + 1, Item(RECORD, "", b"me", 60))
+    words = [word(WALL + 2 + number, f"k{number}") for number in range(8)]
+    for push in (*words, record):
+        node.hear(push, FAR)
+    ids = sorted(id_of(push.body) for push in (*words, record))
+    for asked in (ids, ids[::-1]):
+        pushed = sent(node.hear(Want(b"".join(asked))), Push)
+        assert len(pushed) == 9
+        assert pushed[0].message.body == record.body  # type: ignore[union-attr]
 
 
 def test_who_is_no_member_any_more_is_forgotten() -> None:

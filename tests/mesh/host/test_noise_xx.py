@@ -20,8 +20,8 @@ from trio.testing import MockClock
 
 from mesh.host.foreign_pace import BURST_S, Pace, PacedConnection
 from mesh.host.framing import RawWire, SecureConnection
-from mesh.host.noise_xk import WrongIdentity
-from mesh.host.noise_xx import MESSAGE_BYTES_MAX, OPENING_BYTES, PUBLIC_KEY_HEAD, NoiseXx, proven_peer
+from mesh.host.noise import PUBLIC_KEY_HEAD, WrongIdentity, proven_peer
+from mesh.host.noise_xx import MESSAGE_BYTES_MAX, OPENING_BYTES, NoiseXx
 from mesh.members.identity import Identity, static_key
 from protocols import limits
 from protocols.errors import Disconnected

@@ -17,17 +17,28 @@ from tests.mesh.members.people import ONE, THREE, TWO
 CONTROL, DATA = Plane.CONTROL, Plane.DATA
 
 
-def test_failures_double_the_pause_up_to_its_maximum() -> None:
+@pytest.mark.parametrize(
+    ("was_up", "expected"),
+    [
+        (True, [0.25, 0.5, 1.0, 2.0, 4.0, 5.0, 5.0, 5.0, 5.0, 5.0]),
+        (False, [0.25, 0.5, 1, 2, 4, 8, 16, 32, 60, 60]),
+    ],
+)
+def test_failures_double_the_pause_up_to_its_maximum(was_up: bool, expected: list[float]) -> None:
     dialling, now, pauses = Dialling(ONE), 0.0, []
+    if was_up:
+        for plane in Plane:
+            dialling.connected(TWO, plane, now)
+            dialling.lost(TWO, plane, now)
     dialling.want(TWO, now, within_s=0.0)
-    for _ in range(7):
+    for _ in expected:
         assert (TWO, CONTROL) in dialling.due(now)
         assert not dialling.due(now)
         for plane in Plane:
             dialling.ended(TWO, plane, now)
         pauses.append(dialling.deadline - now)
         now = dialling.deadline
-    assert pauses == [0.25, 0.5, 1.0, 2.0, 4.0, 5.0, 5.0]
+    assert pauses == expected
 
 
 @pytest.mark.parametrize(

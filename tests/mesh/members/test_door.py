@@ -102,9 +102,31 @@ def test_who_stands_below_a_sponsor_is_known(door: CertificateDoor) -> None:
     assert set(door.below(ADA.peer)) == {BOB.peer, CAT.peer}
 
 
-def test_what_is_remembered_is_bounded(door: CertificateDoor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_network_refuses_newcomers_and_keeps_its_members(
+    door: CertificateDoor, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(limits, "MEMBERS_MAX", 3)
-    for number in range(10, 16):
-        peer = identity(number)
-        assert door.judge(peer.peer, encode_chain(below(ROOT, ADA, peer)))
+    first, *others = [identity(number) for number in range(10, 16)]
+    for number, peer in enumerate((first, *others)):
+        shown = encode_chain(below(ROOT, ADA, peer))
+        if number < 3:
+            assert door.judge(peer.peer, shown)
+        else:
+            with pytest.raises(Unauthenticated, match="no room for more"):
+                door.judge(peer.peer, shown)
+    assert door.judge(first.peer, encode_chain(below(ROOT, ADA, first))), "it is a member, and may come again"
+    assert door.chain_of(first.peer) is not None
     assert len(door._chains) == 3
+
+
+def test_who_is_a_member_no_longer_makes_room(
+    door: CertificateDoor, clock: StillClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "MEMBERS_MAX", 3)
+    for number in range(10, 13):
+        peer = identity(number)
+        door.know(peer.peer, encode_chain(below(ROOT, ADA, peer)))
+    clock.now_s += 2 * YEAR_S
+    late = identity(13)
+    door.know(late.peer, encode_chain(below(ROOT, ADA, late, now_s=clock.now_s)))
+    assert list(door._chains) == [late.peer]

@@ -63,6 +63,9 @@ def test_a_joiner_learns_how_to_dial_its_inviter_and_then_dials_everybody_whom_i
     assert not four.members
     outputs = four.handle(m.Joined((contact(ONE), contact(TWO))), 1.0)
     assert outputs[0] == m.Persist()
+    assert not dials(outputs)  # the inviter's news of all come first
+    assert four.deadline == 1.0 + limits.JOINED_PAUSE_S
+    outputs = four.handle(m.Alarm(), four.deadline)
     assert dials(outputs) == {(peer, plane) for peer in (ONE, TWO) for plane in Plane}
 
 
@@ -72,7 +75,7 @@ def test_what_is_heard_before_the_inviters_answer_is_not_lost() -> None:
     four.handle(recorded(TWO, 1), 0.5)
     outputs = four.handle(m.Joined((contact(ONE),)), 1.0)
     assert {member.peer for member in four.members} == {ONE, TWO}
-    assert (TWO, DATA) in dials(outputs)
+    assert (TWO, DATA) in dials(outputs) | dials(four.handle(m.Alarm(), 1.0 + limits.JOINED_PAUSE_S))
 
 
 def test_a_banned_member_is_gone_and_no_word_of_it_counts() -> None:
@@ -148,7 +151,7 @@ def test_whoever_leaves_is_down_disconnected_and_left_in_peace_until_it_comes_ba
 def test_a_member_that_moved_is_learnt_once_with_its_new_address() -> None:
     one = machine(TWO, THREE)
     outputs = one.handle(recorded(TWO, 2), 100.5)
-    assert outputs == [m.Persist(), m.Learn(contact(TWO, 2))]
+    assert outputs == [m.Persist(at_once=False), m.Learn(contact(TWO, 2))]
     assert one.handle(recorded(TWO, 2), 100.6) == []
     assert one.handle(m.Met(contact(TWO, 1)), 100.6) == []
 

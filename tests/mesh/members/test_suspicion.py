@@ -89,8 +89,19 @@ def test_alive_is_idempotent_and_an_old_incarnation_is_ignored() -> None:
         assert hear(machine, A, Alive(incarnation, BOOT)) == []
     assert hear(machine, A, Alive(5, OTHER_BOOT)) == []  # two at one incarnation: the first one counts
     assert machine.incarnation_of(A) == 5
-    assert hear(machine, A, Alive(6, OTHER_BOOT)) == []
+    assert hear(machine, A, Alive(6, BOOT)) == []
     assert machine.incarnation_of(A) == 6
+
+
+def test_another_run_of_a_living_member_is_told_and_so_is_the_first_that_says_its_boot() -> None:
+    machine = node(A)
+    hear(machine, A, Alive(5, BOOT))
+    assert hear(machine, A, Alive(6, OTHER_BOOT)) == [MemberAlive(A, 6)]
+    machine = node()
+    machine.handle(e.Candidates(frozenset({A, OWN})), 0.0)
+    machine.handle(e.Connected(A), 0.0)
+    assert hear(machine, A, Alive(5, BOOT)) == [MemberAlive(A, 5)]
+    assert machine.boot_of(A) == BOOT
 
 
 def dead(machine: Suspicion, peer: PeerId, *monitors: PeerId, now: float = 0.0) -> list[e.Output]:

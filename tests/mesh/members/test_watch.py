@@ -88,8 +88,8 @@ async def test_a_cut_off_node_is_dead_to_all_within_five_seconds_and_alive_when_
 async def test_one_broken_link_makes_nobody_suspect() -> None:
     nodes = made(5)
     async with watching(*nodes, nodes[-1]) as watches, AsyncExitStack() as stack:
-        feeds = [stack.enter_context(watch.subscribe()) for watch in watches]
         await trio.sleep(2.2)
+        feeds = [stack.enter_context(watch.subscribe()) for watch in watches]
         nodes[0].boards.world.cut(nodes[0].peer, nodes[1].peer)
         await trio.sleep(60.0)
         for feed in feeds:
@@ -103,6 +103,7 @@ async def test_who_leaves_is_gone_at_once_and_not_dead() -> None:
     async with watching(*nodes) as watches:
         async with nodes[-1].up(nodes) as watch:
             await all_hold(watches, [nodes[-1].peer], State.ALIVE, within_s=5.0)
+            await trio.sleep(1.0)
             with watches[0].subscribe() as changes:
                 await watch.leave()
                 assert await anext(changes) == MemberLeft(nodes[-1].peer, watch.incarnation)
@@ -150,6 +151,7 @@ async def test_a_full_disk_stops_nothing() -> None:
 async def test_events_say_whom_and_since_which_incarnation() -> None:
     nodes = made(3)
     async with watching(*nodes) as watches:
+        await trio.sleep(1.0)
         with watches[0].subscribe() as changes:
             async with nodes[-1].up(nodes) as watch:
                 assert await anext(changes) == MemberAlive(nodes[-1].peer, 0)

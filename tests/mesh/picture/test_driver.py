@@ -9,7 +9,6 @@ from dataclasses import replace
 import pytest
 import trio
 
-from mesh.picture.board import LocalBoard
 from mesh.picture.driver import Picture
 from mesh.picture.evidence import LEDGER_FILE
 from mesh.picture.health import Vitals, digest_of
@@ -21,6 +20,7 @@ from protocols.ids import PeerId
 from protocols.observations import OBSERVATIONS_CODEC, Evidence, Outcome
 from simulations.clock import SeededRandomness, VirtualClock
 from simulations.disk import MemoryDisk
+from tests.mesh.picture.local_board import LocalBoard
 from tests.mesh.picture.words import BAD, GOOD, OWN, claim, peer
 from tests.virtual_time import ON_VIRTUAL_TIME
 
