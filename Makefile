@@ -32,7 +32,7 @@ interop: $(STAMP)  ## js-libp2p and weft, both ways; needs Node.js and the npm r
 lint: $(STAMP)   ## ruff, mypy, import contracts
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy && .venv/bin/lint-imports
 
-bench: $(STAMP)  ## figures as JSON lines (NAME=chain)
+bench: $(STAMP)  ## figures as JSON lines (NAME=mesh, or NAME=mesh:hop and the like)
 	@$(PY) -m tests.benchmarks $(NAME) $(ARGS)
 
 lock: setup      ## resolve the lock file anew

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
-from mesh.members.bootstrap import parse_entry
+from mesh.directory.bootstrap import parse_entry
 from protocols import limits
 from protocols.addresses import parse_address
 from protocols.errors import Malformed, UserError

@@ -15,13 +15,13 @@ from msgspec.structs import replace
 
 from inference.placement.driver import Placement
 from inference.placement.gossiping import GossipBoard, check_claim, check_note
-from inference.placement.grants import GrantPolicy
+from inference.placement.holding.grants import GrantPolicy
 from inference.sessions.entry import Entry
 from inference.sessions.relay import Relay
 from inference.sessions.shard import ShardServer
-from mesh.members.bootstrap import Names
+from mesh.admission.identity import Identity
+from mesh.directory.bootstrap import Names
 from mesh.members.driver import Members, Profile
-from mesh.members.identity import Identity
 from mesh.nursery import peer_nursery
 from mesh.picture.driver import Picture
 from mesh.picture.loop_lag import LoopLag

@@ -1,6 +1,6 @@
 """The models of this node: folders that were offered here, and what the store fetched; served to peers from both.
 
-Implements `inference.placement.holdings.Weights`. The paths of offered folders are kept on disk, so that a restarted node
+Implements `inference.placement.holding.holdings.Weights`. The paths of offered folders are kept on disk, so that a restarted node
 serves them again; a folder that has gone or changed meanwhile is passed over, because its digest no longer fits.
 """
 

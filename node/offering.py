@@ -11,7 +11,7 @@ import trio
 
 from inference.model.folder import ModelFolder
 from inference.placement.driver import ModelToOffer, Placement
-from inference.placement.plan import Goal, Plan, PlannedRange, StandbyPolicy, Strategy
+from inference.placement.planning.plan import Goal, Plan, PlannedRange, StandbyPolicy, Strategy
 from mesh.members.driver import Members
 from mesh.nursery import peer_nursery
 from node import api

@@ -11,9 +11,9 @@ from contextlib import asynccontextmanager
 import trio
 
 from inference.engine.worker_client import WorkerClient
-from mesh.members.belonging import decide_network
-from mesh.members.bootstrap import Names
-from mesh.members.identity import Identity, load_identity
+from mesh.admission.belonging import decide_network
+from mesh.admission.identity import Identity, load_identity
+from mesh.directory.bootstrap import Names
 from mesh.nursery import peer_nursery
 from node import api
 from node.clock import SystemClock
@@ -63,15 +63,15 @@ async def open_daemon(config: Config, folders: Folders) -> AsyncIterator[api.Nod
 
 
 def _system_names() -> Names:
-    from mesh.host.dnsaddr import SystemNames
+    from mesh.host.addresses.dnsaddr import SystemNames
 
     return SystemNames()
 
 
 async def _listen_on_links(config: MeshConfig, daemon: Daemon) -> None:
     """Announce this node where the configuration allows it, and hear of others there."""
-    from mesh.host.interfaces import own_interfaces
-    from mesh.host.mdns import Mdns
+    from mesh.host.addresses.interfaces import own_interfaces
+    from mesh.host.addresses.mdns import Mdns
 
     members = daemon.members
     mdns = Mdns(members.network_id, members.contact, own_interfaces, config.interfaces)
@@ -87,7 +87,7 @@ async def _open_foreign(
     if not config.foreign_listen:
         yield None
         return
-    from mesh.host import foreign
+    from mesh.host.foreign import peers as foreign
 
     peers = foreign.ForeignPeers(identity, randomness, config.foreign_listen, config.interfaces)
     async with peers.run():
@@ -96,7 +96,7 @@ async def _open_foreign(
 
 def _make_network(config: MeshConfig, identity: Identity, network_id: NetworkId) -> Network:
     # libp2p takes as long to import as torch does in the worker: side by side they cost half.
-    from mesh.host.interfaces import Reach
+    from mesh.host.addresses.interfaces import Reach
     from mesh.host.libp2p_network import Libp2pNetwork
 
     listen = {Plane.CONTROL: (config.control_listen,), Plane.DATA: (config.data_listen,)}

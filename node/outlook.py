@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from inference.placement.plan import Link, LinkTable, NodeView
+from inference.placement.planning.plan import Link, LinkTable, NodeView
 from mesh.members.driver import Members
 from mesh.picture.driver import Picture
 from protocols.ids import PeerId

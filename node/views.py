@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from inference.placement.driver import Placement
-from inference.placement.holdings import Holding
+from inference.placement.holding.holdings import Holding
 from inference.sessions.shard import ShardServer
 from mesh.members.driver import Members
 from node import api

@@ -7,7 +7,7 @@ check every member's chain without asking anybody:
     leaf ... <-sponsor- certificate <-sponsor- root (the founder's, signed by itself)
 
 The signature covers all other fields, encoded as MessagePack in the shortest form, as a statement of its domain
-(mesh/members/signatures.py).
+(mesh/admission/signatures.py).
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ import trio
 from mesh.feed import Feed, Subscription
 from mesh.host.admission import Admission, may_open
 from mesh.host.guard import Guard
-from mesh.host.loopback import loopback_pair
+from mesh.host.wire.loopback import loopback_pair
 from mesh.rpc import deadline
 from protocols import limits
 from protocols.errors import Disconnected, NoRoute, RemoteFault, Unauthenticated, Unavailable

@@ -18,11 +18,11 @@ from inference.model.config import ModelConfig
 from inference.placement.board import ClaimBoard
 from inference.placement.claims import ClaimTable
 from inference.placement.events import Event
-from inference.placement.grants import GrantPolicy
-from inference.placement.holder import Drained, Holder
-from inference.placement.holdings import Holding, Weights
+from inference.placement.holding.grants import GrantPolicy
+from inference.placement.holding.holder import Drained, Holder
+from inference.placement.holding.holdings import Holding, Weights
 from inference.placement.members import Members
-from inference.placement.plan import Goal, Plan
+from inference.placement.planning.plan import Goal, Plan
 from inference.placement.proposer import WEIGHTS_FROM_MAX, Proposer, Released, size_of
 from inference.placement.proposer import ModelToOffer as ModelToOffer
 from inference.placement.replacing import Outlook

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from inference.placement.plan import Assignment, ModelSize, Plan
+from inference.placement.planning.plan import Assignment, ModelSize, Plan
 from protocols.ids import ModelDigest, PeerId
 from protocols.placement import Claim, Declined, Granted, LoadFailed, Offer, Release
 

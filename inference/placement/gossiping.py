@@ -14,7 +14,7 @@ import structlog
 import trio
 
 from inference.placement.board import Down, Hear
-from mesh.members.detector import MemberAlive, MemberDead, MemberLeft, MemberSuspect, State
+from mesh.liveness.detector import MemberAlive, MemberDead, MemberLeft, MemberSuspect, State
 from mesh.members.driver import Members
 from mesh.members.membership import MemberDown, MemberUp
 from mesh.nursery import peer_nursery

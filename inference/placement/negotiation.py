@@ -21,7 +21,7 @@ from inference.placement.events import (
     Report,
 )
 from inference.placement.members import Members
-from inference.placement.plan import Assignment, Plan
+from inference.placement.planning.plan import Assignment, Plan
 from inference.placement.proposal import Proposal
 from inference.placement.telling import send_alone
 from mesh.members.membership import MemberDown

@@ -36,7 +36,7 @@ from inference.placement.events import (
     make_report,
     planned_event,
 )
-from inference.placement.plan import Assignment, Goal, Plan
+from inference.placement.planning.plan import Assignment, Goal, Plan
 from inference.placement.replacing import PlainOutlook, Replacing
 from protocols import limits
 from protocols.errors import UserError

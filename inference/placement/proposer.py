@@ -18,7 +18,7 @@ from inference.placement.claims import ClaimTable, term_of
 from inference.placement.events import Event, Subject
 from inference.placement.members import Members
 from inference.placement.negotiation import Negotiation
-from inference.placement.plan import Goal, ModelSize, Plan, measure_size
+from inference.placement.planning.plan import Goal, ModelSize, Plan, measure_size
 from inference.placement.proposal import Proposal
 from inference.placement.replacing import Outlook, PlainOutlook, Replacing
 from inference.placement.surveying import ask_all

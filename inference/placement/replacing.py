@@ -13,8 +13,8 @@ from typing import Protocol
 
 import msgspec
 
-from inference.placement.plan import Goal, LinkTable, ModelSize, NodeView, Plan
-from inference.placement.planner import in_mib, make_plan
+from inference.placement.planning.plan import Goal, LinkTable, ModelSize, NodeView, Plan
+from inference.placement.planning.planner import in_mib, make_plan
 from protocols.errors import UserError
 from protocols.ids import PeerId, shortened
 from protocols.placement import Capacity

@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from inference.placement.planner import HOP_MS
+from inference.placement.planning.planner import HOP_MS
 from protocols.errors import NoRoute
 from protocols.ids import ModelDigest, PeerId, shortened
 from protocols.limits import STAGES_MAX

@@ -17,6 +17,7 @@ from typing import assert_never
 import structlog
 import trio
 
+from mesh.admission.signatures import Signer, is_statement_of, sign_statement
 from mesh.feed import Feed, Subscription
 from mesh.gossip.events import (
     Alarm,
@@ -36,7 +37,6 @@ from mesh.gossip.events import (
 from mesh.gossip.intake import Rules, Validator
 from mesh.gossip.links import Link
 from mesh.gossip.machine import Machine
-from mesh.members.signatures import Signer, is_statement_of, sign_statement
 from mesh.rpc import Channel, accepting, deadline, dial
 from protocols import limits, streams
 from protocols.errors import Malformed, RemoteFault, Unavailable

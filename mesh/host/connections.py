@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-from mesh.host import negotiation
-from mesh.host.framing import SecureConnection
-from mesh.host.muxer import Muxer
-from mesh.host.stream import MuxedStream
+from mesh.host.handshake import negotiation
+from mesh.host.wire.framing import SecureConnection
+from mesh.host.wire.muxer import Muxer
+from mesh.host.wire.stream import MuxedStream
 from mesh.rpc import deadline
 from protocols import limits
 from protocols.errors import Malformed

@@ -12,19 +12,19 @@ from typing import Final
 import trio
 from libp2p.exceptions import BaseLibp2pError
 
+from mesh.admission.identity import Identity
 from mesh.feed import Feed
+from mesh.host.addresses.dialling import Candidate, Dialler, HostNames, Refusals, came_of
+from mesh.host.addresses.dnsaddr import SystemNames
+from mesh.host.addresses.interfaces import Reach, advertised, bound_to, is_own, own_interfaces
 from mesh.host.admission import Admission
 from mesh.host.connections import Connection, Connections
-from mesh.host.dialling import Candidate, Dialler, HostNames, Refusals, came_of
-from mesh.host.dnsaddr import SystemNames
 from mesh.host.guard import Guard
-from mesh.host.interfaces import Reach, advertised, bound_to, is_own, own_interfaces
-from mesh.host.noise import WrongIdentity
-from mesh.host.noise_xk import NoiseXk, Unanswered
+from mesh.host.handshake.noise import WrongIdentity
+from mesh.host.handshake.noise_xk import NoiseXk, Unanswered
 from mesh.host.plane import PlaneHost
 from mesh.host.quiet import silence_libp2p
 from mesh.host.serving import Serving
-from mesh.members.identity import Identity
 from protocols import limits
 from protocols.addresses import TcpAddress
 from protocols.errors import Disconnected, NoRoute, Overloaded, RemoteFault, Unauthenticated, Unavailable

@@ -37,16 +37,17 @@ from libp2p.transport.tcp.tcp import TCP
 from multiaddr import Multiaddr
 from multiaddr.exceptions import Error as MultiaddrError
 
-from mesh.host import listening, noise_xk
+from mesh.admission.identity import Identity
+from mesh.host import listening
 from mesh.host.connections import Connection
 from mesh.host.guard import Guard
-from mesh.host.half_open import HalfOpen
-from mesh.host.muxer import Muxer
-from mesh.host.noise import WrongIdentity
-from mesh.host.noise_xk import NoiseXk, TurnedAway, Unwelcome
-from mesh.host.security import XkOnly, YamuxOnly
-from mesh.host.stream import MuxedStream
-from mesh.members.identity import Identity
+from mesh.host.handshake import noise_xk
+from mesh.host.handshake.half_open import HalfOpen
+from mesh.host.handshake.noise import WrongIdentity
+from mesh.host.handshake.noise_xk import NoiseXk, TurnedAway, Unwelcome
+from mesh.host.handshake.security import XkOnly, YamuxOnly
+from mesh.host.wire.muxer import Muxer
+from mesh.host.wire.stream import MuxedStream
 from mesh.rpc import deadline
 from protocols import limits
 from protocols.errors import Disconnected, NoRoute, Overloaded, Unauthenticated, Unavailable

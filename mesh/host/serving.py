@@ -8,12 +8,12 @@ from typing import Final
 
 import trio
 
-from mesh.host import negotiation
 from mesh.host.admission import may_open
 from mesh.host.connections import Connection
 from mesh.host.guard import Guard
-from mesh.host.loopback import LoopbackStream, loopback_pair
-from mesh.host.stream import MuxedStream
+from mesh.host.handshake import negotiation
+from mesh.host.wire.loopback import LoopbackStream, loopback_pair
+from mesh.host.wire.stream import MuxedStream
 from mesh.rpc import deadline
 from protocols import limits
 from protocols.errors import Disconnected, NoRoute, Overloaded, Unauthenticated

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from mesh.members.address_book import AddressBook
-from mesh.members.credentials import Credentials
-from mesh.members.inviting import Inviting
-from mesh.members.joining import accept, serve_join
+from mesh.admission.credentials import Credentials
+from mesh.admission.inviting import Inviting
+from mesh.admission.joining import accept, serve_join
+from mesh.directory.address_book import AddressBook
 from mesh.rpc import Channel, accepting, blaming, deadline
 from protocols import limits, streams
 from protocols.errors import Disconnected, Malformed

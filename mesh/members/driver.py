@@ -22,28 +22,28 @@ from typing import Final, assert_never
 import structlog
 import trio
 
+from mesh.admission.belonging import read_belonging
+from mesh.admission.credentials import Credentials
+from mesh.admission.identity import Identity, rotate_static
+from mesh.admission.inviting import Inviting
+from mesh.admission.joining import request_join
+from mesh.directory.book_file import BookFile
+from mesh.directory.bootstrap import Hint, Names
+from mesh.directory.discovery import Discovery
+from mesh.directory.own_record import OwnRecordKeeper
+from mesh.directory.records import Particulars, contact_of
 from mesh.feed import Feed, Subscription
 from mesh.gossip.driver import Gossip
 from mesh.gossip.intake import Validator
+from mesh.liveness.detector import MemberLeft, State
+from mesh.liveness.gossip_board import GossipBoard, check_liveness
+from mesh.liveness.watch import Watch
 from mesh.members import membership as m
 from mesh.members.answering import Answering
-from mesh.members.belonging import read_belonging
-from mesh.members.book_file import BookFile
-from mesh.members.bootstrap import Hint, Names
-from mesh.members.credentials import Credentials
-from mesh.members.detector import MemberLeft, State
-from mesh.members.discovery import Discovery
 from mesh.members.errands import Errands
-from mesh.members.gossip_board import GossipBoard, check_liveness
-from mesh.members.identity import Identity, rotate_static
-from mesh.members.inviting import Inviting
-from mesh.members.joining import request_join
 from mesh.members.lookup import LookUp
 from mesh.members.news import News
-from mesh.members.own_record import OwnRecordKeeper
-from mesh.members.records import Particulars, contact_of
 from mesh.members.upkeep import Upkeep
-from mesh.members.watch import Watch
 from protocols import limits
 from protocols.errors import UserError
 from protocols.gossip import Topic

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import assert_never
 
-from mesh.members.address_book import AddressBook
+from mesh.directory.address_book import AddressBook
 from mesh.members.dialling import Dialling
 from protocols import limits
 from protocols.ids import PeerId

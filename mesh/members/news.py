@@ -12,11 +12,11 @@ from functools import partial
 import structlog
 import trio
 
+from mesh.admission.credentials import Credentials
+from mesh.directory.own_record import OwnRecordKeeper
+from mesh.directory.records import RecordJudge
 from mesh.gossip.driver import Gossip
 from mesh.gossip.intake import Validator
-from mesh.members.credentials import Credentials
-from mesh.members.own_record import OwnRecordKeeper
-from mesh.members.records import RecordJudge
 from protocols import limits
 from protocols.errors import LocalFault, Malformed, Overloaded, Oversized
 from protocols.gossip import Heard, Topic

@@ -8,7 +8,7 @@ from typing import Final
 import structlog
 import trio
 
-from mesh.members.credentials import Credentials
+from mesh.admission.credentials import Credentials
 from mesh.members.errands import Errands
 from protocols import limits
 from protocols.errors import LocalFault, RemoteFault

@@ -12,8 +12,8 @@ from typing import Annotated, Final
 import msgspec
 import trio
 
+from mesh.admission.identity import identity_from_keys
 from mesh.host.libp2p_network import Libp2pNetwork
-from mesh.members.identity import identity_from_keys
 from mesh.rpc import Channel, accepting, deadline, dial
 from protocols import streams
 from protocols.errors import Unavailable

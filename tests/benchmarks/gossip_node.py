@@ -17,9 +17,9 @@ import msgspec
 import structlog
 import trio
 
+from mesh.admission.identity import identity_from_keys
 from mesh.gossip.driver import Gossip
 from mesh.host.libp2p_network import Libp2pNetwork
-from mesh.members.identity import identity_from_keys
 from protocols.gossip import Topic
 from protocols.ids import NetworkId
 from protocols.membership import Contact

@@ -23,10 +23,10 @@ import trio
 
 from inference.placement.claims import ClaimTable
 from inference.placement.gossiping import GossipBoard, check_claim, check_note
+from mesh.admission.belonging import decide_network
+from mesh.admission.identity import load_identity
 from mesh.host.libp2p_network import Libp2pNetwork
-from mesh.members.belonging import decide_network
 from mesh.members.driver import Members, Profile
-from mesh.members.identity import load_identity
 from node.clock import SystemClock
 from node.disk import FolderDisk, SystemRandomness
 from protocols.gossip import Topic

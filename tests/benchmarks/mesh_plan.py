@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterator
 from random import Random
 from typing import Final
 
-from inference.placement.plan import Goal, Plan, Strategy
-from inference.placement.planner import make_plan
+from inference.placement.planning.plan import Goal, Plan, Strategy
+from inference.placement.planning.planner import make_plan
 from protocols.errors import UserError
 from tests.benchmarks.figures import Figure, figure_of
-from tests.inference.placement.drawn_mesh import draw_mesh
-from tests.inference.placement.every_chain import Mesh, least_slowest_ms, least_token_ms
+from tests.inference.placement.planning.drawn_mesh import draw_mesh
+from tests.inference.placement.planning.every_chain import Mesh, least_slowest_ms, least_token_ms
 
 NODES: Final = 200
 LAYERS: Final = 80

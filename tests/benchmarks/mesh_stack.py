@@ -28,9 +28,9 @@ from libp2p.security.noise.transport import PROTOCOL_ID as XX_PROTOCOL_ID
 from libp2p.security.noise.transport import Transport as XxTransport
 from multiaddr import Multiaddr
 
+from mesh.admission.identity import identity_from_keys
 from mesh.host.libp2p_network import Libp2pNetwork
 from mesh.host.quiet import silence_libp2p
-from mesh.members.identity import identity_from_keys
 from protocols import streams
 from protocols.errors import Unavailable
 from protocols.ids import NetworkId, PeerId

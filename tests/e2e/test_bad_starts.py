@@ -7,8 +7,8 @@ import time
 import msgspec
 import pytest
 
-from mesh.members.belonging import decide_network
-from mesh.members.identity import load_identity
+from mesh.admission.belonging import decide_network
+from mesh.admission.identity import load_identity
 from node.demo.local_mesh import LocalMesh, wait_until
 from node.disk import FolderDisk, SystemRandomness
 from node.folders import find_folders

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import trio
 
-from mesh.host.foreign_streams import PROTOCOLS
+from mesh.host.foreign.streams import PROTOCOLS
 from node.demo.local_mesh import LocalMesh, LocalNode
 from tests.e2e.commands import complaint, weft
 from tests.interop.js_peer import js_peer
 from tests.interop.test_js_libp2p import needs_js
-from tests.mesh.host.foreign_hosts import ANYWHERE, address_of, echoed, foreign, foreign_peers
+from tests.mesh.host.foreign.foreign_hosts import ANYWHERE, address_of, echoed, foreign, foreign_peers
 from tests.mesh.host.wires import identity
 
 WITHIN_S = 30.0

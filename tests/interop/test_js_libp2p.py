@@ -10,10 +10,10 @@ import shutil
 import pytest
 import trio
 
-from mesh.host.foreign import ForeignPeers
-from mesh.host.foreign_streams import PROTOCOLS
+from mesh.host.foreign.peers import ForeignPeers
+from mesh.host.foreign.streams import PROTOCOLS
 from tests.interop.js_peer import FOLDER, JsPeer, js_peer
-from tests.mesh.host.foreign_hosts import address_of, echoed, foreign, foreign_peers
+from tests.mesh.host.foreign.foreign_hosts import address_of, echoed, foreign, foreign_peers
 
 BODY_BYTES = 300_000
 WITHIN_S = 30.0

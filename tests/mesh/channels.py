@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mesh.host.loopback import loopback_pair
+from mesh.host.wire.loopback import loopback_pair
 from mesh.rpc import Channel
 from protocols import limits, streams
 from protocols.errors import Malformed

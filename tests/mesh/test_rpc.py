@@ -10,7 +10,7 @@ import msgspec
 import pytest
 import trio
 
-from mesh.host.loopback import loopback_pair
+from mesh.host.wire.loopback import loopback_pair
 from mesh.rpc import ByteReader, Channel, accepting, ask, deadline, dial
 from protocols import limits, streams
 from protocols.errors import Disconnected, Malformed, Oversized, RemoteFault, TimedOut, Unauthenticated

@@ -10,7 +10,7 @@ import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mesh.host.loopback import loopback_pair
+from mesh.host.wire.loopback import loopback_pair
 from mesh.rpc import Channel
 from protocols import streams
 from protocols.errors import Disconnected, RemoteFault

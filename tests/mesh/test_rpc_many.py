@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import trio
 
-from mesh.host.loopback import loopback_pair
+from mesh.host.wire.loopback import loopback_pair
 from mesh.rpc import ByteReader
 from protocols import limits
 from protocols.errors import Disconnected, Malformed, Oversized

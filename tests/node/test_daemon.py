@@ -15,8 +15,8 @@ import trio.testing
 from safetensors.numpy import save_file
 
 from inference.model.config import parse_config
-from mesh.members.belonging import decide_network
-from mesh.members.identity import load_identity
+from mesh.admission.belonging import decide_network
+from mesh.admission.identity import load_identity
 from mesh.state.files import inline
 from node import api
 from node.config import Config, MeshConfig, NodeConfig

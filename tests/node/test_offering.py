@@ -8,7 +8,7 @@ from typing import Any
 import trio
 from trio.testing import MockClock
 
-from inference.placement.plan import Plan
+from inference.placement.planning.plan import Plan
 from node import api
 from node.config import ModelConfig
 from node.offering import EVENTS_WAITING_MAX, Offering

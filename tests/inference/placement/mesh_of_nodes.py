@@ -10,7 +10,7 @@ import trio
 
 from inference.model.config import ModelConfig, parse_config
 from inference.placement.driver import ModelToOffer, Placement
-from inference.placement.grants import GrantPolicy
+from inference.placement.holding.grants import GrantPolicy
 from mesh.feed import Feed
 from mesh.members.membership import MemberDown, MemberUp
 from protocols.errors import Dishonest, Unavailable

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import trio
 
-from inference.placement.grants import GrantPolicy
+from inference.placement.holding.grants import GrantPolicy
 from inference.sessions.routing import find_route
 from mesh.rpc import dial
 from protocols import limits, streams

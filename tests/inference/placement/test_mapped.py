@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import trio
 
-from inference.placement.holder import GIVE_BACK_S
-from inference.placement.plan import Goal, StandbyPolicy
+from inference.placement.holding.holder import GIVE_BACK_S
+from inference.placement.planning.plan import Goal, StandbyPolicy
 from protocols.errors import Unavailable
 from protocols.ids import ModelDigest
 from protocols.placement import StandbyKind

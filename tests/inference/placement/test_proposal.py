@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inference.placement.events import Answered, GaveUp, LetGo, Lost, Placed, Propose, Report, Subject
-from inference.placement.plan import Assignment, ModelSize
+from inference.placement.planning.plan import Assignment, ModelSize
 from inference.placement.proposal import Proposal
 from protocols import limits
 from protocols.ids import ModelDigest, PeerId

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from inference.placement.plan import Goal, ModelSize, StandbyPolicy
+from inference.placement.planning.plan import Goal, ModelSize, StandbyPolicy
 from inference.placement.replacing import PlainOutlook, Replacing
 from protocols.errors import UserError
 from protocols.ids import PeerId

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inference.placement.events import Answered, GaveUp, LetGo, Placed, Propose, Subject
-from inference.placement.grants import Grant, Grants
-from inference.placement.plan import ModelSize
+from inference.placement.holding.grants import Grant, Grants
+from inference.placement.planning.plan import ModelSize
 from inference.placement.proposal import Proposal
 from protocols.ids import ModelDigest, PeerId
 from protocols.placement import Capacity, Claim, Declined, Granted, Release

@@ -6,8 +6,8 @@ import pytest
 import trio
 
 from inference.placement.driver import ModelToOffer
-from inference.placement.grants import GrantPolicy
-from inference.placement.plan import Goal, StandbyPolicy
+from inference.placement.holding.grants import GrantPolicy
+from inference.placement.planning.plan import Goal, StandbyPolicy
 from inference.placement.proposer import Proposer
 from mesh.rpc import accepting
 from protocols import limits, streams

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference.placement.planner import HOP_MS
+from inference.placement.planning.planner import HOP_MS
 from inference.sessions.routing import find_replacement, find_route
 from protocols.errors import NoRoute
 from protocols.ids import ModelDigest, PeerId

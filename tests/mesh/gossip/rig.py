@@ -7,9 +7,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import trio
 
+from mesh.admission.identity import Identity, identity_from_keys
 from mesh.gossip.driver import Gossip
 from mesh.gossip.intake import Validator
-from mesh.members.identity import Identity, identity_from_keys
 from protocols.gossip import Topic
 from protocols.ids import PeerId
 from protocols.seams import Network

@@ -6,8 +6,8 @@ import itertools
 
 import pytest
 
+from mesh.admission.identity import identity_from_keys
 from mesh.host.libp2p_network import Libp2pNetwork
-from mesh.members.identity import identity_from_keys
 from protocols.ids import NetworkId
 from protocols.streams import Plane
 from tests.contracts.network_contract import MakeNetwork, NetworkContract

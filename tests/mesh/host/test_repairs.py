@@ -22,9 +22,9 @@ from libp2p.security.noise.transport import PROTOCOL_ID as XX_PROTOCOL_ID
 from libp2p.security.noise.transport import Transport as XxTransport
 from multiaddr import Multiaddr
 
+from mesh.host.handshake.negotiation import HEADER, encode
+from mesh.host.handshake.noise_xk import PROTOCOL_ID
 from mesh.host.libp2p_network import Libp2pNetwork
-from mesh.host.negotiation import HEADER, encode
-from mesh.host.noise_xk import PROTOCOL_ID
 from protocols import limits, streams
 from protocols.errors import Disconnected, Overloaded, RemoteFault, Unauthenticated, Unavailable, UserError
 from protocols.ids import NetworkId

@@ -14,12 +14,12 @@ from libp2p.stream_muxer.yamux.yamux import Yamux
 from multiaddr import Multiaddr
 from trio.testing import MemoryReceiveStream, MemorySendStream, memory_stream_pump
 
-from mesh.host.framing import SecureConnection
+from mesh.admission.identity import Identity, identity_from_keys
 from mesh.host.guard import Guard
-from mesh.host.muxer import Muxer
-from mesh.host.noise_xk import NoiseXk
-from mesh.host.security import XkOnly
-from mesh.members.identity import Identity, identity_from_keys
+from mesh.host.handshake.noise_xk import NoiseXk
+from mesh.host.handshake.security import XkOnly
+from mesh.host.wire.framing import SecureConnection
+from mesh.host.wire.muxer import Muxer
 from protocols.errors import Unauthenticated
 from protocols.ids import NetworkId, PeerId
 

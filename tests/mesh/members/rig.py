@@ -7,9 +7,9 @@ from contextlib import asynccontextmanager
 
 import trio
 
-from mesh.members.belonging import decide_network
+from mesh.admission.belonging import decide_network
+from mesh.admission.identity import identity_from_keys
 from mesh.members.driver import Members, Profile
-from mesh.members.identity import identity_from_keys
 from mesh.members.membership import MemberEvent
 from protocols.errors import UserError
 from protocols.ids import NetworkId, PeerId

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 
+from mesh.admission.identity import Identity, identity_from_keys
+from mesh.admission.signatures import sign_statement
+from mesh.directory.records import OwnRecord, Particulars
 from mesh.members.driver import Members
-from mesh.members.identity import Identity, identity_from_keys
-from mesh.members.records import OwnRecord, Particulars
-from mesh.members.signatures import sign_statement
 from protocols.certificates import Chain, encode_chain
 from protocols.gossip import Bundle, Item, Push, Topic, bundle_domain, encode_bundle
 from protocols.ids import NetworkId

@@ -7,12 +7,12 @@ from contextlib import suppress
 import pytest
 from msgspec.structs import replace
 
-from mesh.members import records
-from mesh.members.address_book import BOOK_FILE, AddressBook
-from mesh.members.certificates import found
+from mesh.admission.certificates import found
+from mesh.admission.signatures import sign_statement
+from mesh.directory import records
+from mesh.directory.address_book import BOOK_FILE, AddressBook
 from mesh.members.driver import Members
 from mesh.members.membership import MemberDown
-from mesh.members.signatures import sign_statement
 from protocols import limits
 from protocols.certificates import encode_chain
 from protocols.errors import Unauthenticated
@@ -28,7 +28,7 @@ from protocols.records import (
 from protocols.streams import Plane
 from simulations.clock import SeededRandomness
 from simulations.network import VirtualWorld
-from tests.mesh.members.papers import below
+from tests.mesh.admission.papers import below
 from tests.mesh.members.rig import HOUR_S, Home, next_event, planes_to, settle, ups
 from tests.mesh.members.rogues import bundle_of, invented, record_item, record_of, sizes, spread
 from tests.mesh.members.test_membership_on_paper import Shows, chain_of

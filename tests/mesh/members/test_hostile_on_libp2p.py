@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import trio
 
-from mesh.members.certificates import found
+from mesh.admission.certificates import found
 from protocols import limits
 from protocols.gossip import Item, Push, Topic
 from protocols.streams import Plane

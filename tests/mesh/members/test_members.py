@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import trio
 
-from mesh.members.belonging import read_belonging
+from mesh.admission.belonging import read_belonging
 from mesh.members.driver import Members
 from mesh.members.membership import MemberDown, MemberUp
 from mesh.rpc import dial

@@ -8,8 +8,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from mesh.directory.address_book import AddressBook
 from mesh.members import membership as m
-from mesh.members.address_book import AddressBook
 from protocols import limits
 from protocols.ids import NetworkId, PeerId
 from protocols.membership import Contact

@@ -8,10 +8,10 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 
+from mesh.admission.certificates import found
+from mesh.admission.identity import Identity, static_key
 from mesh.host.libp2p_network import Libp2pNetwork
-from mesh.members.certificates import found
 from mesh.members.driver import Members
-from mesh.members.identity import Identity, static_key
 from protocols import limits, streams
 from protocols.certificates import Chain, encode_chain
 from protocols.errors import Disconnected, Unauthenticated, Unavailable
@@ -19,7 +19,7 @@ from protocols.seams import PeerDown
 from protocols.streams import Plane
 from simulations.clock import SeededRandomness
 from tests.contracts.talk import await_events, contact_of, echo
-from tests.mesh.members.papers import below, identity, signed
+from tests.mesh.admission.papers import below, identity, signed
 from tests.mesh.members.rig import HOUR_S, ups
 from tests.mesh.members.test_members_on_libp2p import LOOPBACK, RealHome, await_all_up
 from tests.mesh.members.test_membership_on_paper import DAY_S, Shows, chain_of

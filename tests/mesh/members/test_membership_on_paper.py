@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import trio
 
-from mesh.members.belonging import Belonging, read_belonging, write_belonging
-from mesh.members.certificates import expires_s, found
-from mesh.members.identity import rotate_static
+from mesh.admission.belonging import Belonging, read_belonging, write_belonging
+from mesh.admission.certificates import expires_s, found
+from mesh.admission.identity import rotate_static
 from mesh.members.membership import MemberDown, MemberUp, Met
 from mesh.rpc import dial
 from protocols import limits, streams
@@ -18,7 +18,7 @@ from protocols.membership import MEMBERS_CODEC, Contact, Renewed, Revoked, Where
 from protocols.streams import Plane
 from simulations.clock import SeededRandomness
 from simulations.network import VirtualNetwork, VirtualWorld
-from tests.mesh.members.papers import NOW_S, below, identity, signed
+from tests.mesh.admission.papers import NOW_S, below, identity, signed
 from tests.mesh.members.rig import HOUR_S, Home, next_event, settle, ups
 from tests.virtual_time import ON_VIRTUAL_TIME
 

@@ -1,0 +1,1 @@
+"""Who is to hold what: the pure planner and what it reckons with."""

@@ -1,0 +1,1 @@
+"""Who lives: probes, suspicions, and the failure detector made of them."""
