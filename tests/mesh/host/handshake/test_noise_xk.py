@@ -420,7 +420,7 @@ async def test_a_replayed_first_message_gets_an_answer_and_nothing_else() -> Non
 
 async def test_after_an_error_a_new_attempt_starts_afresh() -> None:
     dialler, acceptor = xk(ONE, TWO), xk(TWO)
-    broken = edited_pair(only(0, lambda data: data[:-1] + b"\0"), as_sent)
+    broken = edited_pair(only(0, lambda data: data[:-1] + bytes([data[-1] ^ 1])), as_sent)
     assert isinstance((await shake(dialler, acceptor, wires=broken))[1], HandshakeFailure)
     dialled, accepted = await shake(dialler, acceptor)
     assert isinstance(dialled, SecureConnection)
