@@ -310,7 +310,7 @@ class NodeStatus(msgspec.Struct, frozen=True):
     peer: PeerId
     name: str
     network: NetworkId
-    addresses: dict[str, tuple[str, ...]]  # by plane; "foreign" as well where such peers are let in
+    addresses: dict[str, tuple[str, ...]]  # by plane, "foreign", and "bootstrap" for others' mesh.bootstrap
     members: tuple[Member, ...]
     shards: tuple[Shard, ...]
     worker: Worker

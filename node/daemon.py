@@ -30,7 +30,7 @@ from node.config import Config
 from node.faults import GOSSIP, Faults
 from node.generation import Generation
 from node.library import Library
-from node.machine import Readings, cores, memory_bytes
+from node.machine import Readings
 from node.offering import Offering
 from node.outlook import PictureOutlook
 from node.peers import Peers
@@ -65,6 +65,7 @@ class Daemon:
     ) -> None:
         own = seams.network.peer
         self.network_id = network_id
+        self._readings = readings
         self._config = config
         self._seams = seams
         self._library = library
@@ -174,10 +175,10 @@ class Daemon:
         return next(names, "") or shortened(peer)
 
     def _capabilities(self) -> Capabilities:
-        worker = self._config.worker
+        worker, machine = self._config.worker, self._readings()
         return Capabilities(
-            cores=cores(),
-            memory_bytes=memory_bytes(),
+            cores=machine.cores,
+            memory_bytes=machine.memory_total_bytes,
             worker_bytes=max(0, self._seams.worker.free_bytes()) // GIB * GIB,
             accepts_offers=worker.accept_offers,
             layers_max=worker.layers_max,

@@ -25,14 +25,15 @@ class Readings:
 
     memory_free_bytes: int = 0
     memory_total_bytes: int = 0
+    cores: int = 0
     load: float = 0.0
 
 
 def read_machine() -> Readings:
-    return Readings(_available_bytes(), memory_bytes(), os.getloadavg()[0] / cores())
+    return Readings(_available_bytes(), _memory_bytes(), cores(), os.getloadavg()[0] / cores())
 
 
-def memory_bytes() -> int:
+def _memory_bytes() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
@@ -41,4 +42,4 @@ def _available_bytes() -> int:
         lines = Path("/proc/meminfo").read_text("ascii").splitlines()
         return next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:"))
     except (OSError, StopIteration, ValueError):
-        return memory_bytes() // SHARE
+        return _memory_bytes() // SHARE

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from inference.placement.driver import Placement
 from inference.placement.holding.holdings import Holding
 from inference.sessions.shard import ShardServer
+from mesh.directory.bootstrap import entry_text
 from mesh.members.driver import Members
 from node import api
 from node.faults import Faults
@@ -39,7 +40,7 @@ class View:
             peer=network.peer,
             name=self.name_of(network.peer),
             network=self.network_id,
-            addresses={plane.value: network.addresses(plane) for plane in Plane},
+            addresses={plane.value: network.addresses(plane) for plane in Plane} | self._bootstrap(),
             members=tuple(
                 api.Member(contact.peer, self.name_of(contact.peer), self.members.is_up(contact.peer))
                 for contact in self.members.members()
@@ -52,6 +53,12 @@ class View:
             ),
             faults=self.faults.all(),
         )
+
+    def _bootstrap(self) -> dict[str, tuple[str, ...]]:
+        """What others put under `mesh.bootstrap` to find this node."""
+        network = self.seams.network
+        addresses = network.addresses(Plane.CONTROL)
+        return {"bootstrap": tuple(entry_text(network.peer, each, network.static) for each in addresses)}
 
     def models(self) -> tuple[api.Model, ...]:
         return tuple(self._model(note) for note in self.placement.claims.models())

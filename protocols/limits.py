@@ -45,7 +45,6 @@ FAILOVERS_MAX: Final = 16  # per session; past that something else is wrong
 # Mesh ----------------------------------------------------------------------------------------------------------------
 MEMBERS_MAX: Final = 1024
 ADDRESSES_MAX: Final = 8  # per peer and plane
-VOUCH_CONTACTS_MAX: Final = 48  # a contact is at most 64 + 34 + 2 x 8 x 259 + 80 bytes: 48 of them 203 KiB
 INVITES_MAX: Final = 256  # outstanding
 INVITE_USES_MAX: Final = 1024
 CONNECTIONS_MAX: Final = 256  # per host
@@ -215,8 +214,6 @@ OPEN_STREAM_S: Final = 5.0
 HELLO_S: Final = 5.0
 JOIN_S: Final = 10.0
 REPLY_S: Final = 10.0  # a control message that is answered at once
-PING_INTERVAL_S: Final = 1.0
-PING_TIMEOUT_S: Final = 2.0  # a peer that owes a pong longer than this is gone
 REDIAL_S_MIN: Final = 0.25  # doubles with every failure
 REDIAL_S_MAX: Final = 5.0
 REDIAL_UNMET_S_MAX: Final = 60.0  # for who was never reached: 1,023 members that were made up are 34 dials/s

@@ -48,10 +48,6 @@ class ClaimTable:
         if peer in self._told:
             self._down.add(peer)
 
-    def told_by(self, holder: PeerId) -> Claims:
-        """What that peer told last, were it up or down."""
-        return self._told.get(holder, Claims(()))
-
     def claims(self, model: ModelDigest | None = None) -> tuple[Claim, ...]:
         """All that live peers hold, of one model or of any, in a stable order."""
         found = [claim for told in self._live() for claim in told.claims if model in (None, claim.model)]

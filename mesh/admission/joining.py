@@ -2,7 +2,7 @@
 
 joiner                              inviter
   | JoinRequest(secret, contact) --> |   a stranger until here
-  | <-- JoinAccepted(members, chain) |   as many contacts as fit; the rest is vouched for at once
+  | <-- JoinAccepted(members, chain) |   as many contacts as fit; gossip tells of the rest
   | or JoinRefused(reason)           |
 """
 

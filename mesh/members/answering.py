@@ -12,7 +12,7 @@ from mesh.directory.address_book import AddressBook
 from mesh.rpc import Channel, accepting, blaming, deadline
 from protocols import limits, streams
 from protocols.errors import Disconnected, Malformed
-from protocols.ids import NetworkId, PeerId
+from protocols.ids import NetworkId
 from protocols.membership import (
     JOIN_CODEC,
     MEMBERS_CODEC,
@@ -33,15 +33,15 @@ from protocols.seams import Network
 
 @dataclass(frozen=True, slots=True)
 class Answering:
-    """Of one node. `let_in` is called with the contact of a newcomer before it is told, `revoked` with a list and who told
-    it, which raises `RemoteFault` for one that does not hold."""
+    """Of one node. `let_in` is called with the contact of a newcomer before it is told, `revoked` with a list of revocations;
+    it raises `RemoteFault` for one that does not hold."""
 
     papers: Credentials
     inviting: Inviting
     book: AddressBook
     own_contact: Callable[[], Contact]
     let_in: Callable[[Contact], None]
-    revoked: Callable[[bytes, PeerId], None]
+    revoked: Callable[[bytes], None]
 
     def serve(self, network: Network, network_id: NetworkId) -> None:
         """From now on."""
@@ -75,7 +75,7 @@ class Answering:
         match message:
             case Revoked(body):
                 with blaming(channel.peer):
-                    self.revoked(body, channel.peer)
+                    self.revoked(body)
             case WhereIs(peer):
                 await self._reply(channel, Whereabouts(self.book.get(peer)))
             case Renew():

@@ -377,7 +377,7 @@ class Members:
     def _known_revocations(self) -> tuple[MembersMessage, ...]:
         return tuple(map(Revoked, self._papers.all_revocations()))
 
-    def _take_revocations(self, body: bytes, _told_by: PeerId) -> None:
+    def _take_revocations(self, body: bytes) -> None:
         if self._papers.take_revocations(body):
             self._apply_revocations()
 

@@ -82,6 +82,8 @@ def _announce(status: dict[str, Any], hint: str) -> None:
     click.echo(f"weft {status['version']} is up: {who} in network {shortened(status['network'])}")
     click.echo(f"  peer     {status['peer']}")
     for plane, addresses in status["addresses"].items():
+        if plane == "bootstrap":  # `weft status` has it
+            continue
         click.echo(f"  {plane:<8} {', '.join(addresses)}")
     click.echo(f"  http     http://{status['http']}/v1")
     click.echo(f"  invite others with 'weft invite{hint}', stop with 'weft down{hint}' or Ctrl-C.")

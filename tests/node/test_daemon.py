@@ -17,6 +17,7 @@ from safetensors.numpy import save_file
 from inference.model.config import parse_config
 from mesh.admission.belonging import decide_network
 from mesh.admission.identity import load_identity
+from mesh.directory.bootstrap import Hint, parse_entry
 from mesh.state.files import inline
 from node import api
 from node.config import Config, MeshConfig, NodeConfig
@@ -135,6 +136,16 @@ async def generate(
 
 def tokens_of(events: list[api.GenerateEvent]) -> list[int]:
     return [event.token for event in events if isinstance(event, api.Token)]
+
+
+async def test_a_node_shows_the_line_by_which_others_can_find_it(tmp_path: Path) -> None:
+    async with cluster(tmp_path, 1) as made:
+        status = made.daemons[0].status()
+        (line,) = status.addresses["bootstrap"]
+        hint = parse_entry(line)
+        assert isinstance(hint, Hint)
+        assert (hint.peer, hint.control) == (status.peer, status.addresses["control"])
+        assert hint.static == made.daemons[0].members.contact().static
 
 
 async def test_three_nodes_share_a_model_and_outlive_the_middle_one(tmp_path: Path, folder: Path) -> None:
