@@ -20,7 +20,7 @@ from typing import Final
 from inference.placement.claims import ClaimTable
 from protocols.ids import ModelDigest
 from protocols.placement import Claim, Claims, LayerRange
-from simulations.network import peer_id
+from simulations.network.internet import peer_id
 from tests.benchmarks.figures import Figure, figure_of, percentile
 from tests.benchmarks.mesh_processes import ProcessMesh
 

@@ -11,7 +11,7 @@ from protocols.hello import encode_hello
 from protocols.ids import PeerId
 from protocols.liveness import WATCH_CODEC, Ping, Pong, WatchMessage
 from protocols.seams import Stream
-from simulations.network import NETWORK_ID
+from simulations.network.internet import NETWORK_ID
 
 PEER = PeerId("12D3KooW" + "p" * 44)
 HELLO = encode_frame(encode_hello(NETWORK_ID), limits.HELLO_BYTES_MAX)

@@ -20,7 +20,7 @@ from protocols.ids import NetworkId
 from protocols.liveness import WATCH_CODEC, Ping, Pong, WatchMessage
 from protocols.membership import MEMBERS_CODEC, Renew
 from protocols.seams import Network
-from simulations.network import NETWORK_ID, VirtualWorld
+from simulations.network.internet import NETWORK_ID, VirtualWorld
 from tests.contracts.talk import members
 from tests.mesh.channels import HELLO, PEER, echo_pings, feed, frame, ping_channel
 from tests.virtual_time import ON_VIRTUAL_TIME

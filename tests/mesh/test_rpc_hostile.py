@@ -19,7 +19,7 @@ from protocols.hello import MAJOR, MINOR, Hello
 from protocols.ids import PeerId
 from protocols.liveness import WATCH_CODEC, Ping, WatchMessage
 from protocols.seams import Stream
-from simulations.network import NETWORK_ID
+from simulations.network.internet import NETWORK_ID
 from tests.mesh.channels import HELLO, PEER, feed, frame, ping_channel
 from tests.protocols.vectors import VECTORS, Vector
 from tests.virtual_time import run_on_virtual_time

@@ -28,10 +28,10 @@ from protocols.gossip import Push
 from protocols.observations import Outcome
 from protocols.placement import LayerRange
 from protocols.seams import Seams
-from simulations.clock import SeededRandomness, VirtualClock
-from simulations.disk import MemoryDisk
-from simulations.network import VirtualWorld
-from simulations.worker import VOCABULARY, WIDTH, VirtualWorker
+from simulations.machine.clock import SeededRandomness, VirtualClock
+from simulations.machine.disk import MemoryDisk
+from simulations.machine.worker import VOCABULARY, WIDTH, VirtualWorker
+from simulations.network.internet import VirtualWorld
 from tests.inference.model.folders import byte_tokenizer, tiny_config
 from tests.virtual_time import ON_VIRTUAL_TIME
 

@@ -9,7 +9,7 @@ import pytest
 from node.disk import FolderDisk, SystemRandomness
 from protocols.errors import LocalFault
 from protocols.seams import Disk
-from simulations.disk import MemoryDisk
+from simulations.machine.disk import MemoryDisk
 
 
 @pytest.fixture(params=["folder", "memory"])

@@ -18,7 +18,7 @@ from mesh.state.files import inline
 from protocols.errors import Malformed, UserError
 from protocols.ids import ModelDigest, TensorDigest
 from protocols.manifest import parse_manifest
-from simulations.disk import MemoryDisk
+from simulations.machine.disk import MemoryDisk
 from tests.inference.model.folders import tiny_tensors, write_tiny_folder
 
 INDEX = "model.safetensors.index.json"

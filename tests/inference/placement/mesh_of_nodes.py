@@ -17,9 +17,9 @@ from protocols.errors import Dishonest, Unavailable
 from protocols.ids import ModelDigest, PeerId
 from protocols.seams import PeerDown, PeerUp, TensorFile
 from protocols.streams import Plane
-from simulations.disk import MemoryDisk
-from simulations.network import NETWORK_ID, VirtualNetwork, VirtualWorld
-from simulations.worker import VirtualWorker
+from simulations.machine.disk import MemoryDisk
+from simulations.machine.worker import VirtualWorker
+from simulations.network.internet import NETWORK_ID, VirtualNetwork, VirtualWorld
 from tests.contracts.talk import admit, contact_of
 from tests.inference.placement.shared_board import SharedBoard
 

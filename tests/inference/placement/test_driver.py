@@ -22,8 +22,8 @@ from protocols.placement import (
     Release,
     Survey,
 )
-from simulations.network import NETWORK_ID
-from simulations.worker import LAYER_BYTES
+from simulations.machine.worker import LAYER_BYTES
+from simulations.network.internet import NETWORK_ID
 from tests.inference.placement.mesh_of_nodes import LAYERS, MODEL, mesh_of, model_to_offer
 
 WHOLE = LayerRange(0, LAYERS)

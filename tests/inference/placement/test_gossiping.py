@@ -26,7 +26,7 @@ from protocols.errors import Malformed
 from protocols.gossip import Heard, Topic
 from protocols.ids import ModelDigest, PeerId
 from protocols.placement import Claim, Claims, LayerRange, ModelNote
-from simulations.network import VirtualWorld, peer_id
+from simulations.network.internet import VirtualWorld, peer_id
 from tests.mesh.members.rig import HOUR_S, Home, settle
 from tests.virtual_time import ON_VIRTUAL_TIME
 

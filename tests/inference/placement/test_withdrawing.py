@@ -15,7 +15,7 @@ from protocols.errors import UserError
 from protocols.ids import ModelDigest
 from protocols.observations import Outcome
 from protocols.placement import PLACEMENT_CODEC, Granted, ModelNote, Offer
-from simulations.network import NETWORK_ID
+from simulations.network.internet import NETWORK_ID
 from tests.inference.placement.mesh_of_nodes import LAYERS, MODEL, mesh_of, model_to_offer
 from tests.inference.placement.test_driver import eventually, kinds, unheard
 

@@ -15,7 +15,7 @@ from protocols import limits
 from protocols.errors import Unavailable
 from protocols.ids import SessionId
 from protocols.tensor import DType, Frame, Header, Kind, Numerics
-from simulations.network import NETWORK_ID, VirtualNetwork, VirtualWorld
+from simulations.network.internet import NETWORK_ID, VirtualNetwork, VirtualWorld
 from tests.contracts.talk import introduce
 
 SESSION = SessionId("5e" * 16)

@@ -33,8 +33,8 @@ from protocols.session import (
     StageTrouble,
 )
 from protocols.tensor import DType, Frame, Header, Kind, Numerics, encode_prefix
-from simulations.network import NETWORK_ID
-from simulations.worker import WIDTH
+from simulations.machine.worker import WIDTH
+from simulations.network.internet import NETWORK_ID
 from tests.inference.sessions.ring import LAYERS, MODEL, Ring, RingNode, generate, open_ring, order
 
 SESSION = SessionId("ab" * 16)

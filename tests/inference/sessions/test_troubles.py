@@ -17,7 +17,7 @@ from protocols.ids import PeerId, SessionId
 from protocols.seams import ShardId, StepResult
 from protocols.session import CREDIT_CODEC, SESSION_CODEC, Sampled, SessionMessage, StageOpened
 from protocols.tensor import DType, Frame, Header, Kind, Numerics, encode_prefix
-from simulations.network import NETWORK_ID, VirtualWorld
+from simulations.network.internet import NETWORK_ID, VirtualWorld
 from tests.contracts.talk import introduce
 from tests.inference.sessions.ring import generate, open_ring, order
 from tests.inference.sessions.test_ring import unbroken

@@ -8,7 +8,7 @@ from mesh.admission.certificates import found, issue
 from mesh.admission.identity import Identity, identity_from_keys
 from mesh.admission.signatures import sign_statement
 from protocols.certificates import CERTIFICATE_DOMAIN, Certificate, Chain, Right
-from simulations.clock import EPOCH_S, SeededRandomness
+from simulations.machine.clock import EPOCH_S, SeededRandomness
 
 NOW_S = EPOCH_S
 YEAR_S = 365 * 24 * 3600.0

@@ -10,8 +10,8 @@ from mesh.admission.identity import identity_from_keys
 from protocols.errors import LocalFault, UserError
 from protocols.ids import NetworkId
 from protocols.membership import Invite
-from simulations.clock import SeededRandomness
-from simulations.disk import MemoryDisk
+from simulations.machine.clock import SeededRandomness
+from simulations.machine.disk import MemoryDisk
 from tests.mesh.members.people import ONE, contact
 
 OWN, OTHER = (identity_from_keys(bytes([number]) * 32, bytes([99]) * 32) for number in (1, 2))

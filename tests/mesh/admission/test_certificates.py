@@ -16,7 +16,7 @@ from protocols import limits
 from protocols.certificates import Certificate, Chain, Right, encode_chain
 from protocols.errors import Refused, Unauthenticated
 from protocols.ids import PeerId
-from simulations.clock import SeededRandomness
+from simulations.machine.clock import SeededRandomness
 from tests.mesh.admission.papers import (
     ADA,
     BOB,

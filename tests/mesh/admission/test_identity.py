@@ -23,7 +23,7 @@ from mesh.admission.identity import (
 )
 from protocols.errors import LocalFault, Malformed, UserError
 from protocols.ids import PeerId
-from simulations.disk import MemoryDisk
+from simulations.machine.disk import MemoryDisk
 
 NOW_S = 1_800_000_000.0
 SEED, STATIC = bytes(range(32)), bytes(range(32, 64))

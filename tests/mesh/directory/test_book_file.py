@@ -10,8 +10,8 @@ from mesh.directory.address_book import BOOK_FILE, AddressBook
 from mesh.directory.book_file import ASIDE_FILE, BookFile
 from protocols import limits
 from protocols.errors import LocalFault
-from simulations.clock import VirtualClock
-from simulations.disk import MemoryDisk
+from simulations.machine.clock import VirtualClock
+from simulations.machine.disk import MemoryDisk
 from tests.mesh.members.people import ONE, TWO, contact
 
 

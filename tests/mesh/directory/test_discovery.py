@@ -11,7 +11,7 @@ from protocols import limits
 from protocols.errors import Overloaded
 from protocols.ids import PeerId
 from protocols.membership import Contact
-from simulations.network import VirtualWorld
+from simulations.network.internet import VirtualWorld
 from tests.mesh.directory.test_bootstrap import HERE, STATIC, THERE, Zone
 from tests.mesh.members.people import ONE, TWO, contact
 

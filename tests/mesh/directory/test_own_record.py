@@ -11,8 +11,8 @@ from mesh.directory.own_record import RECORD_FILE, OwnRecordKeeper, last_sequenc
 from mesh.directory.records import Particulars
 from protocols import limits
 from protocols.records import SignedRecord, decode_record
-from simulations.clock import VirtualClock
-from simulations.disk import MemoryDisk
+from simulations.machine.clock import VirtualClock
+from simulations.machine.disk import MemoryDisk
 from tests.mesh.directory.test_records import ADA, NETWORK, SAID
 
 

@@ -32,8 +32,8 @@ from mesh.gossip.intake import Rules, Validator
 from mesh.gossip.machine import Machine
 from protocols.gossip import Bundle, GossipMessage, Heard, Item, Push, Topic, encode_bundle
 from protocols.ids import PeerId
-from simulations.clock import EPOCH_S
-from simulations.network import peer_id
+from simulations.machine.clock import EPOCH_S
+from simulations.network.internet import peer_id
 
 
 def seal(author: PeerId, body: bytes) -> bytes:

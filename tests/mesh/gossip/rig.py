@@ -13,8 +13,8 @@ from mesh.gossip.intake import Validator
 from protocols.gossip import Topic
 from protocols.ids import PeerId
 from protocols.seams import Network
-from simulations.clock import SeededRandomness, VirtualClock
-from simulations.network import NETWORK_ID
+from simulations.machine.clock import SeededRandomness, VirtualClock
+from simulations.network.internet import NETWORK_ID
 from tests.contracts.talk import introduce
 
 EVERYBODY: Callable[[PeerId], bool] = lambda _: True  # noqa: E731

@@ -13,7 +13,7 @@ from protocols.frame import encode_frame
 from protocols.gossip import GOSSIP_CODEC, Item, Join, Push, Topic
 from protocols.hello import encode_hello
 from protocols.streams import Plane
-from simulations.network import NETWORK_ID, VirtualNetwork, VirtualWorld
+from simulations.network.internet import NETWORK_ID, VirtualNetwork, VirtualWorld
 from tests.contracts.talk import introduce, running
 from tests.mesh.gossip.meshes import push_of
 from tests.mesh.gossip.rig import gossip_on, gossiping, identity, linked, until

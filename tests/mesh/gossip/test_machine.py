@@ -37,7 +37,7 @@ from protocols.gossip import (
     decode_bundle,
     id_of,
 )  # fmt: skip
-from simulations.network import peer_id
+from simulations.network.internet import peer_id
 from tests.mesh.gossip.meshes import is_sealed, machine, push_of
 
 OWN, NEAR, FAR, AUTHOR = (peer_id(number) for number in range(1, 5))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from mesh.gossip.table import Kept, Table
 from protocols import limits
 from protocols.gossip import Bundle, Heard, Item, Topic, encode_bundle, id_of
-from simulations.network import peer_id
+from simulations.network.internet import peer_id
 
 ADA, BOB = peer_id(1), peer_id(2)
 NOW = 1_800_000_000_000

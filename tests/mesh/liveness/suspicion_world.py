@@ -19,7 +19,7 @@ from mesh.liveness.probing import AskAfter, Ping
 from mesh.liveness.suspicion import Suspicion
 from protocols.ids import PeerId
 from protocols.liveness import LivenessItem, Suspect, key_of
-from simulations.network import peer_id
+from simulations.network.internet import peer_id
 
 RTO_S = 0.2
 GOSSIP_S = (0.05, 0.2)  # an item waits for its bundle, and makes a few hops

@@ -14,7 +14,7 @@ from protocols.errors import Malformed
 from protocols.gossip import Heard, Topic
 from protocols.ids import PeerId
 from protocols.liveness import ITEM_CODEC, Alive, Left, LivenessItem, Suspect
-from simulations.network import peer_id
+from simulations.network.internet import peer_id
 
 OWN, A, B = (peer_id(number) for number in range(1, 4))
 ALIVE = Alive(5, bytes(8))

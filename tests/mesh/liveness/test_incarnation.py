@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from mesh.liveness.incarnation import FILE, Incarnation
 from protocols import limits
 from protocols.liveness import INCARNATION_MAX
-from simulations.disk import MemoryDisk
+from simulations.machine.disk import MemoryDisk
 
 
 @given(st.lists(st.lists(st.integers(0, 3000), max_size=5), min_size=1, max_size=8))

@@ -9,7 +9,7 @@ import pytest
 from mesh.liveness.probing import AskAfter, Health, Ping, Probing
 from protocols import limits
 from protocols.ids import PeerId
-from simulations.network import peer_id
+from simulations.network.internet import peer_id
 
 SUBJECT, OTHER, *HELPERS = [peer_id(number) for number in range(1, 7)]
 

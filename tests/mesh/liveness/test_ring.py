@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mesh.liveness.ring import Ring
-from simulations.network import peer_id
+from simulations.network.internet import peer_id
 
 PEERS = [peer_id(number) for number in range(40)]
 

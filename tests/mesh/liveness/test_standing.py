@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from mesh.liveness.detector import State
 from mesh.liveness.standing import NEVER, Doubt, Standing
 from protocols import limits
-from simulations.network import peer_id
+from simulations.network.internet import peer_id
 
 BOOT, OTHER_BOOT = bytes(8), bytes([1]) * 8
 MONITORS = [peer_id(number) for number in range(1, 4)]

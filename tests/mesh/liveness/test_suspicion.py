@@ -14,7 +14,7 @@ from mesh.liveness.suspicion import LATE_S, Suspicion
 from protocols import limits
 from protocols.ids import PeerId
 from protocols.liveness import INCARNATION_MAX, Alive, Left, LivenessItem, Suspect
-from simulations.network import peer_id
+from simulations.network.internet import peer_id
 
 OWN, *OTHERS = [peer_id(number) for number in range(1, 6)]
 A, B, C, D = OTHERS

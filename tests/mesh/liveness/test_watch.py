@@ -17,7 +17,7 @@ from protocols.errors import Disconnected
 from protocols.ids import PeerId
 from protocols.liveness import WATCH_CODEC, Alive, Inquire, Ping, Pong, Reached, Suspect
 from protocols.streams import Plane
-from simulations.network import NETWORK_ID, VirtualWorld, peer_id
+from simulations.network.internet import NETWORK_ID, VirtualWorld, peer_id
 from tests.mesh.liveness.watched import Boards, WatchedNode, until_state
 from tests.virtual_time import ON_VIRTUAL_TIME
 

@@ -14,9 +14,9 @@ from mesh.liveness.gossip_board import GossipBoard, check_liveness
 from mesh.liveness.watch import Watch
 from protocols.gossip import Topic
 from protocols.streams import Plane
-from simulations.clock import SeededRandomness
-from simulations.disk import MemoryDisk
-from simulations.network import NETWORK_ID
+from simulations.machine.clock import SeededRandomness
+from simulations.machine.disk import MemoryDisk
+from simulations.network.internet import NETWORK_ID
 from tests.contracts.talk import introduce
 from tests.mesh.gossip.rig import gossip_on, identity
 from tests.mesh.liveness.watched import until_state

@@ -14,9 +14,9 @@ from protocols.errors import RemoteFault, Unavailable
 from protocols.ids import PeerId
 from protocols.liveness import LivenessItem, key_of
 from protocols.streams import Plane
-from simulations.clock import SeededRandomness
-from simulations.disk import MemoryDisk
-from simulations.network import NETWORK_ID, VirtualNetwork, VirtualWorld, peer_id
+from simulations.machine.clock import SeededRandomness
+from simulations.machine.disk import MemoryDisk
+from simulations.network.internet import NETWORK_ID, VirtualNetwork, VirtualWorld, peer_id
 from tests.contracts.talk import admit, contact_of
 
 GOSSIP_S = 0.1

@@ -15,9 +15,9 @@ from protocols.errors import UserError
 from protocols.ids import NetworkId, PeerId
 from protocols.seams import Network
 from protocols.streams import Plane
-from simulations.clock import EPOCH_S, SeededRandomness, VirtualClock
-from simulations.disk import MemoryDisk
-from simulations.network import NETWORK_ID, VirtualWorld
+from simulations.machine.clock import EPOCH_S, SeededRandomness, VirtualClock
+from simulations.machine.disk import MemoryDisk
+from simulations.network.internet import NETWORK_ID, VirtualWorld
 
 HOUR_S = 3600.0
 

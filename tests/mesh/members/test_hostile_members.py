@@ -26,8 +26,8 @@ from protocols.records import (
     encode_signed,
 )
 from protocols.streams import Plane
-from simulations.clock import SeededRandomness
-from simulations.network import VirtualWorld
+from simulations.machine.clock import SeededRandomness
+from simulations.network.internet import VirtualWorld
 from tests.mesh.admission.papers import below
 from tests.mesh.members.rig import HOUR_S, Home, next_event, planes_to, settle, ups
 from tests.mesh.members.rogues import bundle_of, invented, record_item, record_of, sizes, spread

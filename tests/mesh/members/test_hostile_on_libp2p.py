@@ -10,7 +10,7 @@ from mesh.admission.certificates import found
 from protocols import limits
 from protocols.gossip import Item, Push, Topic
 from protocols.streams import Plane
-from simulations.clock import SeededRandomness
+from simulations.machine.clock import SeededRandomness
 from tests.mesh.members.rig import HOUR_S, planes_to, ups
 from tests.mesh.members.rogues import bundle_of, invented, record_of, sizes, spread
 from tests.mesh.members.test_members_on_libp2p import SOON_S, RealHome, await_all_up

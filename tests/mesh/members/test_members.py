@@ -25,7 +25,7 @@ from protocols.membership import (
 )
 from protocols.messages import Codec
 from protocols.streams import Plane, StreamKind
-from simulations.network import VirtualWorld
+from simulations.network.internet import VirtualWorld
 from tests.contracts.talk import admit
 from tests.mesh.members.rig import HOUR_S, Home, next_event, planes_to, settle, ups
 from tests.virtual_time import ON_VIRTUAL_TIME

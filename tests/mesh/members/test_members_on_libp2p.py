@@ -9,7 +9,7 @@ from mesh.members.driver import Members
 from mesh.members.membership import MemberDown, MemberUp
 from protocols.ids import NetworkId
 from protocols.streams import Plane
-from simulations.network import VirtualWorld
+from simulations.network.internet import VirtualWorld
 from tests.mesh.members.rig import HOUR_S, Home, next_event, planes_to, ups
 
 LOOPBACK = dict.fromkeys(Plane, ("/ip4/127.0.0.1/tcp/0",))

@@ -17,7 +17,7 @@ from protocols.certificates import Chain, encode_chain
 from protocols.errors import Disconnected, Unauthenticated, Unavailable
 from protocols.seams import PeerDown
 from protocols.streams import Plane
-from simulations.clock import SeededRandomness
+from simulations.machine.clock import SeededRandomness
 from tests.contracts.talk import await_events, contact_of, echo
 from tests.mesh.admission.papers import below, identity, signed
 from tests.mesh.members.rig import HOUR_S, ups

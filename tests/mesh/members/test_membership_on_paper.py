@@ -16,8 +16,8 @@ from protocols.errors import Disconnected, NotFound, Refused, Unauthenticated, U
 from protocols.ids import NetworkId
 from protocols.membership import MEMBERS_CODEC, Contact, Renewed, Revoked, Whereabouts, WhereIs
 from protocols.streams import Plane
-from simulations.clock import SeededRandomness
-from simulations.network import VirtualNetwork, VirtualWorld
+from simulations.machine.clock import SeededRandomness
+from simulations.network.internet import VirtualNetwork, VirtualWorld
 from tests.mesh.admission.papers import NOW_S, below, identity, signed
 from tests.mesh.members.rig import HOUR_S, Home, next_event, settle, ups
 from tests.virtual_time import ON_VIRTUAL_TIME

@@ -18,8 +18,8 @@ from protocols.gossip import Heard, Topic
 from protocols.health import HEALTH_CODEC, HealthDigest
 from protocols.ids import PeerId
 from protocols.observations import OBSERVATIONS_CODEC, Evidence, Outcome
-from simulations.clock import SeededRandomness, VirtualClock
-from simulations.disk import MemoryDisk
+from simulations.machine.clock import SeededRandomness, VirtualClock
+from simulations.machine.disk import MemoryDisk
 from tests.mesh.picture.local_board import LocalBoard
 from tests.mesh.picture.words import BAD, GOOD, OWN, claim, peer
 from tests.virtual_time import ON_VIRTUAL_TIME

@@ -15,7 +15,7 @@ from protocols.errors import Malformed
 from protocols.health import HEALTH_CODEC, HealthDigest, LinkHealth, RangeHealth
 from protocols.ids import ModelDigest
 from protocols.placement import LayerRange
-from simulations.network import peer_id
+from simulations.network.internet import peer_id
 
 GIB = 1 << 30
 

@@ -22,7 +22,7 @@ from protocols.errors import Disconnected, Dishonest, LocalFault, Malformed, NoR
 from protocols.ids import ModelDigest, TensorDigest
 from protocols.manifest import FileEntry, Manifest, TensorEntry, make_manifest
 from protocols.weights import WEIGHTS_CODEC, Coming, FetchBlob, FetchManifest, Missing, WeightsMessage
-from simulations.network import NETWORK_ID, VirtualNetwork, VirtualWorld
+from simulations.network.internet import NETWORK_ID, VirtualNetwork, VirtualWorld
 from tests.contracts.talk import introduce
 from tests.virtual_time import ON_VIRTUAL_TIME
 

@@ -20,7 +20,7 @@ from multiaddr import Multiaddr
 from mesh.host.foreign.connection import ForeignConnection
 from mesh.host.foreign.peers import ForeignPeers
 from mesh.host.foreign.streams import ECHO_ID
-from simulations.clock import SeededRandomness
+from simulations.machine.clock import SeededRandomness
 from tests.mesh.host.wires import identity
 
 ANYWHERE = "/ip4/127.0.0.1/tcp/0"

@@ -10,7 +10,7 @@ import trio
 
 from protocols.errors import Disconnected
 from protocols.ids import PeerId
-from simulations.wire import Wire
+from simulations.network.wire import Wire
 
 WINDOW_BYTES: Final = 256 << 10  # as a fresh yamux stream has; it does not grow
 SEGMENT_BYTES: Final = 64 << 10

@@ -14,7 +14,7 @@ from protocols.placement import LayerRange
 from protocols.seams import CacheSpec, ShardId, ShardSpec
 from protocols.session import Sampling
 from protocols.tensor import DType, Frame, Header, Kind, Numerics
-from simulations.worker import LAYER_BYTES, WIDTH, VirtualWorker, virtual_config
+from simulations.machine.worker import LAYER_BYTES, WIDTH, VirtualWorker, virtual_config
 from tests.contracts.worker_contract import PROMPT, SESSION, Rig, WorkerContract
 from tests.virtual_time import ON_VIRTUAL_TIME
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import trio
 
-from simulations.clock import EPOCH_S, SeededRandomness, VirtualClock
+from simulations.machine.clock import EPOCH_S, SeededRandomness, VirtualClock
 from tests.virtual_time import ON_VIRTUAL_TIME
 
 

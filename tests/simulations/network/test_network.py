@@ -10,7 +10,7 @@ from protocols.errors import Disconnected, TimedOut, Unavailable
 from protocols.ids import NetworkId
 from protocols.seams import PeerDown, PeerUp
 from protocols.streams import Plane
-from simulations.network import VirtualWorld
+from simulations.network.internet import VirtualWorld
 from tests.contracts.network_contract import MakeNetwork, NetworkContract
 from tests.contracts.talk import admit, await_events, echo, exchange, expect_end, introduce, members, running
 from tests.virtual_time import ON_VIRTUAL_TIME

@@ -13,8 +13,8 @@ from protocols import limits
 from protocols.errors import Disconnected, NoRoute, Unavailable
 from protocols.ids import PeerId
 from protocols.streams import Plane, StreamKind
-from simulations.stream import VirtualStream
-from simulations.wire import Wire
+from simulations.network.stream import VirtualStream
+from simulations.network.wire import Wire
 
 SECURITY: Final = "/weft/noise-xk/1"  # the seam's users see no difference
 GONE: Final = "the connection has ended"

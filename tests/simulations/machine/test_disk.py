@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from protocols.errors import LocalFault
-from simulations.disk import MemoryDisk
+from simulations.machine.disk import MemoryDisk
 
 
 def test_what_is_written_is_read_appended_listed_and_deleted() -> None:

@@ -1,0 +1,1 @@
+"""The internet of a simulation: links, connections and streams in memory."""
