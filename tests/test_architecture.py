@@ -34,6 +34,9 @@ EDGES = (
     "inference/engine/",
     "inference/model/tiny/",
     "inference/model/weights.py",
+    "simulations/chance.py",
+    "simulations/cli/",
+    "simulations/running/",
 )
 BANNED_MODULES = {
     "time",

@@ -36,6 +36,13 @@ class MemoryDisk:
         below = (PurePosixPath(name) for name in self.files)
         return sorted({file.relative_to(folder).parts[0] for file in below if folder in file.parents})
 
+    def detach(self) -> MemoryDisk:
+        """What a crash leaves for the next process; what the dying one still writes changes nothing there."""
+        left = MemoryDisk()
+        left.files = dict(self.files)
+        left.is_full = self.is_full
+        return left
+
     def _check_space(self) -> None:
         if self.is_full:
             raise LocalFault("no space is left on the disk")

@@ -278,6 +278,20 @@ def draw(row: Row, sampling: Sampling, position: int) -> int:
     return int.from_bytes(hashlib.blake2b(row + key, digest_size=8).digest(), "little") % VOCABULARY
 
 
+def reference_tokens(prompt: tuple[int, ...], layers: int, sampling: Sampling, count: int) -> list[int]:
+    """What one faultless worker that holds all layers answers."""
+    chains: list[list[bytes]] = [[] for _ in range(layers)]
+    tokens: list[int] = []
+    fresh = prompt
+    while len(tokens) < count:
+        rows = [struct.pack("<II", token, 0) for token in fresh]
+        for layer, chain in enumerate(chains):
+            rows = _layer(layer, chain, rows)
+        tokens.append(draw(rows[-1], sampling, len(chains[0])))
+        fresh = (tokens[-1],)
+    return tokens
+
+
 def _layer(layer: int, chain: list[bytes], rows: list[Row]) -> list[Row]:
     """Appends to the chain of this layer; gives the rows for the next."""
     out = []

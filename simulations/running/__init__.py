@@ -1,0 +1,1 @@
+"""Runs of scripts: one, many, smaller ones, and what they tell."""
