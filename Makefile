@@ -2,10 +2,10 @@
 PY := .venv/bin/python
 STAMP := .venv/.stamp
 
-.PHONY: help setup demo test unit e2e interop lint bench lock clean
+.PHONY: help setup demo test unit e2e interop lint bench sim-ci sim-night lock clean
 
 help:            ## what there is
-	@sed -n 's/^\([a-z0-9]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z0-9-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST)
 
 $(STAMP): requirements.lock pyproject.toml bootstrap.sh
 	@./bootstrap.sh 1>&2
@@ -35,9 +35,15 @@ lint: $(STAMP)   ## ruff, mypy, import contracts
 bench: $(STAMP)  ## figures as JSON lines (NAME=mesh, or NAME=mesh:hop and the like)
 	@$(PY) -m tests.benchmarks $(NAME) $(ARGS)
 
+sim-ci: $(STAMP)  ## the corpus and 60 seeds of the swarm, simulated: one JSON object
+	@$(PY) -m simulations.running.campaign ci
+
+sim-night: $(STAMP)  ## 300 longer seeds of the swarm, and 20 of 200 nodes; goes on where it was stopped
+	@$(PY) -m simulations.running.campaign night
+
 lock: setup      ## resolve the lock file anew
 	@.venv/bin/uv pip compile --quiet --group dev pyproject.toml --python-version 3.11 -o requirements.lock 1>&2
 	@sed -i 's/^torch==\([0-9.]*\)+cpu/torch==\1/' requirements.lock
 
 clean:           ## remove what set-up and tests made
-	rm -rf .venv build tests/interop/js/node_modules *.egg-info .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv build sweeps tests/interop/js/node_modules *.egg-info .mypy_cache .ruff_cache .hypothesis .import_linter_cache

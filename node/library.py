@@ -48,10 +48,12 @@ class Library:
         disk: Disk,
         root: Path,
         offload: Offload = trio.to_thread.run_sync,
+        free_bytes: Callable[[str], int | None] = free_disk_bytes,
     ) -> None:
         self._disk = disk
         self._offload = offload
         self._root = str(root)
+        self._free_bytes = partial(free_bytes, self._root)
         self._store = WeightStore(self._root)
         self._fetcher = WeightFetcher(network, network_id, self._store, offload)
         self._folders: dict[ModelDigest, ModelFolder] = {}
@@ -124,7 +126,7 @@ class Library:
         return await self._offload(lambda: self._store.tensor_files(model, tensor_names))
 
     async def free_disk_bytes(self) -> int | None:
-        return await self._offload(partial(free_disk_bytes, self._root))
+        return await self._offload(self._free_bytes)
 
     async def warm(self, model: ModelDigest, tensor_names: tuple[str, ...], on_progress: Progress) -> None:
         """In pieces, so that nothing of it stays in this process: the page cache is what has to have it."""

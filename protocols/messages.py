@@ -7,11 +7,16 @@ can carry, are refused here once for all.
 from __future__ import annotations
 
 import math
-from typing import Any, Generic, TypeVar
+import re
+from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 
 from protocols.errors import Malformed
+
+SEARCHED_BYTES_MAX: Final = 4096
+# The first bytes of a double or single whose exponent is all ones, behind their type byte (MessagePack, float format family).
+_NOT_FINITE: Final = re.compile(rb"\xcb[\x7f\xff][\xf0-\xff]|\xca[\x7f\xff][\x80-\xff]")
 
 MessageT = TypeVar("MessageT", bound=msgspec.Struct)
 
@@ -31,9 +36,14 @@ class Codec(Generic[MessageT]):
             message = self._decoder.decode(body)
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
             raise Malformed(f"undecodable message: {error}") from error
-        if not _is_finite(message):
+        if _may_be_infinite(body) and not _is_finite(message):
             raise Malformed("a number in the message is not finite")
         return message
+
+
+def _may_be_infinite(body: bytes) -> bool:
+    """False only if no number in it is infinite or NaN. A long body has more bytes than fields."""
+    return len(body) > SEARCHED_BYTES_MAX or _NOT_FINITE.search(body) is not None
 
 
 def _is_finite(value: object) -> bool:

@@ -24,13 +24,18 @@ class TraceEvent:
 
 
 class Trace:
-    """`sink` hears every event as it happens."""
+    """`sink` hears every event as it happens; `stream` all that counts for the digest, events among it."""
 
-    def __init__(self, sink: Callable[[TraceEvent], None] | None = None) -> None:
+    def __init__(
+        self,
+        sink: Callable[[TraceEvent], None] | None = None,
+        stream: Callable[[bytes], None] | None = None,
+    ) -> None:
         self.events = 0
         self._digest = hashlib.blake2b(digest_size=16)
         self._recent: defaultdict[str, deque[TraceEvent]] = defaultdict(lambda: deque(maxlen=KEPT_PER_NODE))
         self._sink = sink
+        self._stream = stream
 
     @property
     def digest(self) -> str:
@@ -48,6 +53,8 @@ class Trace:
         """Something that only counts for the digest, such as bytes that crossed a wire."""
         self.events += 1
         self._digest.update(data)
+        if self._stream is not None:
+            self._stream(data)
 
     def recent(self, nodes: tuple[str, ...]) -> list[TraceEvent]:
         """The last events of these nodes, oldest first."""

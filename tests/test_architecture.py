@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.orders import lines_with_order
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("protocols", "mesh", "inference", "evolution", "node", "simulations")
 TOP_LEVEL = {*PACKAGES, "tests"}
@@ -51,6 +53,13 @@ BANNED_MODULES = {
 }
 BANNED_CALLS = {"open", "print", "input", "exec", "eval"}
 BANNED_ATTRIBUTES = {("os", "urandom"), ("datetime", "now"), ("torch", "load")}
+THREADS = (
+    "node/library.py",  # names the `Offload` of a real node
+    "node/opening.py",  # imports libp2p, before there is anything to overtake
+)
+ORDERS_ALLOWED: dict[
+    str, str
+] = {}  # paths, each with the reason why the order of its sets counts for nothing
 MACHINES = (
     "protocols/",
     "inference/sessions/session.py",
@@ -115,7 +124,11 @@ MACHINES = (
     "mesh/picture/observations.py",
 )
 TORCH = ("inference/model/", "inference/engine/", "evolution/")
-BROAD_CATCHES = {"mesh/host/guard.py", "node/http/guard.py"}
+BROAD_CATCHES = {
+    "mesh/host/guard.py",
+    "node/http/guard.py",
+    "simulations/cluster/process.py",  # a simulated daemon that ends by an exception is a finding, and ends no other
+}
 
 
 @cache
@@ -165,6 +178,39 @@ def test_nothing_unpredictable_comes_in_but_through_a_seam() -> None:
     assert found == []
 
 
+def test_no_order_of_a_set_reaches_behaviour() -> None:
+    """It differs from process to process, and no run could be repeated."""
+    rules = {path: tree for path, tree in sources().items() if not path.startswith(EDGES)}
+    assert [f"{path}:{line}" for path, line in lines_with_order(rules) if path not in ORDERS_ALLOWED] == []
+
+
+def test_nothing_depends_on_addresses_or_on_how_this_process_hashes() -> None:
+    found = []
+    for path, tree in sources().items():
+        of_equality = {
+            id(node)
+            for function, _ in functions(tree)
+            if function.name in {"__hash__", "__eq__"}
+            for node in ast.walk(function)
+        }
+        for node in ast.walk(tree):
+            match node:
+                case ast.Call(ast.Name("id" | "hash" as name)) if id(node) not in of_equality:
+                    found.append(f"{path}:{node.lineno} {name}()")
+    assert [place for place in found if not place.startswith(EDGES)] == []
+
+
+def test_threads_are_started_at_the_edges_alone() -> None:
+    """On virtual time a thread is overtaken by the clock: rules take an `Offload`."""
+    found = []
+    for path, tree in sources().items():
+        for node in ast.walk(tree):
+            match node:
+                case ast.Attribute(ast.Name("trio"), "to_thread" | "from_thread"):
+                    found.append(path)
+    assert [path for path in found if not path.startswith((*EDGES, *THREADS))] == []
+
+
 def test_machines_know_no_trio() -> None:
     found = [
         path
@@ -188,7 +234,7 @@ def test_a_library_stays_in_its_place(library: str, places: tuple[str, ...]) -> 
     assert found == []
 
 
-def test_broad_catches_stand_in_two_places() -> None:
+def test_broad_catches_stand_in_three_places() -> None:
     found = set()
     for path, tree in sources().items():
         for node in ast.walk(tree):

@@ -236,7 +236,7 @@ class Placement:
     def _adopt_names(self) -> None:
         """A holder keeps the small files, so it can name the model when the proposer is gone."""
         notes = self._holder.notes
-        for model in {claim.model for claim in self._holder.claims()} - notes.keys():
+        for model in sorted({claim.model for claim in self._holder.claims()} - notes.keys()):
             note = self.claims.note_of(model)
             if note is not None and len(notes) < limits.MODELS_MAX:
                 notes[model] = note

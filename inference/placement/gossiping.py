@@ -87,7 +87,7 @@ class GossipBoard:
         }
         words |= {(Topic.MODELS, str(note.digest)): NOTE_CODEC.encode(note) for note in own.models}
         before, self._said = self._said, words
-        for place in before.keys() - words.keys():
+        for place in sorted(before.keys() - words.keys()):
             self._say(place, b"")
         for place, body in words.items():
             if before.get(place) != body:
@@ -185,7 +185,7 @@ class GossipBoard:
 
     async def _follow_members(self) -> None:
         with self._members.subscribe() as events:
-            for peer in self._words.keys() | self._notes.keys():
+            for peer in sorted(self._words.keys() | self._notes.keys()):
                 self._tell(peer)
             async for event in events:
                 match event:

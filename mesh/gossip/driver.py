@@ -102,7 +102,7 @@ class Gossip:
 
     def set_candidates(self, peers: Collection[PeerId]) -> None:
         """Members believed alive: neighbours are chosen from them."""
-        self._handle(Candidates(tuple(peers)))
+        self._handle(Candidates(tuple(sorted(peers))))
 
     @property
     def neighbours(self) -> tuple[PeerId, ...]:

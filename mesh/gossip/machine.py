@@ -198,6 +198,7 @@ class Machine:
         if peer in self._views.opening:
             self._adopt(peer)
             self._send(peer, digest_of(self._table.bundles))
+            self._dismiss(self._views.victim(spared=peer))  # others may have come in meanwhile
 
     def _adopt(self, peer: PeerId) -> None:
         self._views.add(peer)

@@ -79,6 +79,6 @@ def compare(
         bucket >= listing.count for bucket in buckets
     ):
         raise Malformed("a listing has ids outside its buckets")
-    held = _by_bucket(ids, listing.count, buckets)
+    held = _by_bucket(ids, listing.count, sorted(buckets))
     lacking = [id_ for ours in held.values() for id_ in ours if id_ not in theirs]
     return [id_ for id_ in sorted(theirs) if is_wanted(id_)], lacking

@@ -9,75 +9,42 @@ libp2p keeps every connection and lets streams pile up on any of them. Here a ne
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterator
 from enum import Enum
-from typing import Final
+from typing import Final, Generic, Protocol, TypeVar
 
-from mesh.host.handshake import negotiation
-from mesh.host.wire.framing import SecureConnection
-from mesh.host.wire.muxer import Muxer
-from mesh.host.wire.stream import MuxedStream
-from mesh.rpc import deadline
+import trio
+
 from protocols import limits
-from protocols.errors import Malformed
 from protocols.ids import PeerId
-from protocols.seams import ConnectionInfo, PeerDown, PeerEvent, PeerUp
-from protocols.streams import Plane, StreamKind
+from protocols.seams import PeerDown, PeerEvent, PeerUp
+from protocols.streams import Plane
 
 SIMULTANEOUS_S: Final = limits.DIAL_S + limits.HANDSHAKE_S  # two dials that began together end within this
+RETIRE_CHECK_S: Final = 2.0  # by then both sides know which of two connections stays
 
 
-@dataclass(eq=False, slots=True)
-class Connection:
-    """One yamux connection over Noise."""
+class Held(Protocol):
+    """What the table wants to know of a connection."""
 
     peer: PeerId
     plane: Plane
     dialled: bool
-    muxed: Muxer
-    secured: SecureConnection
     opened_s: float
-    is_member: bool = False
-    address: str = ""  # where it was dialled, as the peer's contact names it
-    is_retiring: bool = False
-    opening: int = 0
-    serving: int = 0
+    is_member: bool
+    is_retiring: bool
 
     @property
-    def is_alive(self) -> bool:
-        return self.muxed.is_open
+    def muxed(self) -> Hashable:
+        """What it runs over, which carries no other."""
 
     @property
-    def is_idle(self) -> bool:
-        return not (self.muxed.has_streams or self.opening or self.serving)
-
+    def is_alive(self) -> bool: ...
     @property
-    def info(self) -> ConnectionInfo:
-        security = self.secured.negotiated_security_protocol
-        return ConnectionInfo(self.peer, self.plane, security, self.dialled, self.is_member, self.address)
+    def is_idle(self) -> bool: ...
 
-    async def open_stream(self, kind: StreamKind) -> MuxedStream:
-        """Raises `Unavailable`: `Overloaded` at the limit of one connection."""
-        self.opening += 1
-        try:
-            with deadline(limits.OPEN_STREAM_S, f"{self.peer} did not answer for a stream"):
-                return await self._negotiate(kind)
-        finally:
-            self.opening -= 1
 
-    async def _negotiate(self, kind: StreamKind) -> MuxedStream:
-        stream = await self.muxed.open_stream(kind.priority)
-        agreed = False
-        try:
-            await negotiation.propose(stream, kind.name)
-            agreed = True
-        except Malformed as error:
-            raise Malformed(str(error), self.peer) from error
-        finally:
-            if not agreed:
-                await stream.reset()
-        return stream
+HeldT = TypeVar("HeldT", bound=Held)
 
 
 class Verdict(Enum):
@@ -86,7 +53,7 @@ class Verdict(Enum):
     NEW_RETIRES = "the old one stays"
 
 
-def weigh(old: Connection, new: Connection, own: PeerId) -> Verdict:
+def weigh(old: Held, new: Held, own: PeerId) -> Verdict:
     """What becomes of two live connections to one peer on one plane, at the node `own`."""
     if new.dialled == old.dialled or new.opened_s - old.opened_s > SIMULTANEOUS_S:
         return Verdict.OLD_IS_DEAD
@@ -94,7 +61,7 @@ def weigh(old: Connection, new: Connection, own: PeerId) -> Verdict:
     return Verdict.OLD_RETIRES if new_dialler == min(own, new.peer) else Verdict.NEW_RETIRES
 
 
-class Connections:
+class Connections(Generic[HeldT]):
     """The table. `publish` is told when the first connection to a member on a plane is there and when the last has gone;
     `end` and `retire` are asked to carry out verdicts, without waiting."""
 
@@ -102,34 +69,35 @@ class Connections:
         self,
         own: PeerId,
         publish: Callable[[PeerEvent], None],
-        end: Callable[[Connection], None],
-        retire: Callable[[Connection], None],
+        end: Callable[[HeldT], None],
+        retire: Callable[[HeldT], None],
     ) -> None:
         self._own = own
         self._publish = publish
         self._end = end
         self._retire = retire
-        self._by_muxer: dict[Muxer, Connection] = {}
+        self._by_muxer: dict[Hashable, HeldT] = {}
+        self._by_peer: dict[tuple[PeerId, Plane], list[HeldT]] = {}
         self._up: set[tuple[PeerId, Plane]] = set()
 
-    def __iter__(self) -> Iterator[Connection]:
+    def __iter__(self) -> Iterator[HeldT]:
         return iter(tuple(self._by_muxer.values()))
 
-    def to(self, peer: PeerId, plane: Plane) -> list[Connection]:
+    def to(self, peer: PeerId, plane: Plane) -> list[HeldT]:
         """The live ones, those that retire last."""
-        live = [each for each in self if each.peer == peer and each.plane is plane and each.is_alive]
-        return sorted(live, key=lambda each: each.is_retiring)
+        live = [each for each in self._by_peer.get((peer, plane), ()) if each.is_alive]
+        return sorted(live, key=lambda each: each.is_retiring) if len(live) > 1 else live
 
-    def to_member(self, peer: PeerId, plane: Plane) -> list[Connection]:
+    def to_member(self, peer: PeerId, plane: Plane) -> list[HeldT]:
         """Those of `to` that may carry this node's streams."""
         return [each for each in self.to(peer, plane) if each.is_member]
 
-    def with_muxer(self, muxed: Muxer) -> Connection | None:
+    def with_muxer(self, muxed: Hashable) -> HeldT | None:
         return self._by_muxer.get(muxed)
 
-    def add(self, new: Connection) -> None:
-        for known in self:
-            if (known.peer, known.plane) == (new.peer, new.plane) and not known.is_alive:
+    def add(self, new: HeldT) -> None:
+        for known in tuple(self._by_peer.get((new.peer, new.plane), ())):
+            if not known.is_alive:
                 self.remove(known)
         for old in self.to(new.peer, new.plane):
             match weigh(old, new, self._own):
@@ -140,22 +108,39 @@ class Connections:
                 case Verdict.NEW_RETIRES:
                     self._let_retire(new)
         self._by_muxer[new.muxed] = new
+        self._by_peer.setdefault((new.peer, new.plane), []).append(new)
         self._tell(new.peer, new.plane)
 
-    def judged(self, connection: Connection, *, is_member: bool) -> None:
+    def judged(self, connection: HeldT, *, is_member: bool) -> None:
         """A stranger has become a member, or the other way round."""
         connection.is_member = is_member
         self._tell(connection.peer, connection.plane)
 
-    def _let_retire(self, connection: Connection) -> None:
+    def _let_retire(self, connection: HeldT) -> None:
         if not connection.is_retiring:
             connection.is_retiring = True
             self._retire(connection)
 
-    def remove(self, connection: Connection) -> None:
+    async def see_retire(self, connection: HeldT) -> None:
+        """End a connection that has carried nothing twice in a row, unless it has become the only one."""
+        was_idle = False
+        while connection.is_alive:
+            await trio.sleep(RETIRE_CHECK_S)
+            if len(self.to(connection.peer, connection.plane)) == 1:
+                connection.is_retiring = False
+                return
+            if was_idle and connection.is_idle:
+                self._end(connection)
+            was_idle = connection.is_idle
+
+    def remove(self, connection: HeldT) -> None:
         """Idempotent; the connection is no longer alive."""
         if self._by_muxer.pop(connection.muxed, None) is None:
             return
+        key = (connection.peer, connection.plane)
+        self._by_peer[key].remove(connection)
+        if not self._by_peer[key]:
+            del self._by_peer[key]
         self._tell(connection.peer, connection.plane)
 
     def _tell(self, peer: PeerId, plane: Plane) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
@@ -14,11 +13,13 @@ from libp2p.exceptions import BaseLibp2pError
 
 from mesh.admission.identity import Identity
 from mesh.feed import Feed
-from mesh.host.addresses.dialling import Candidate, Dialler, HostNames, Refusals, came_of
+from mesh.host.addresses.dialling import Dialler, HostNames
 from mesh.host.addresses.dnsaddr import SystemNames
 from mesh.host.addresses.interfaces import Reach, advertised, bound_to, is_own, own_interfaces
 from mesh.host.admission import Admission
-from mesh.host.connections import Connection, Connections
+from mesh.host.connecting import Connecting
+from mesh.host.connection import Connection
+from mesh.host.connections import Connections
 from mesh.host.guard import Guard
 from mesh.host.handshake.noise import WrongIdentity
 from mesh.host.handshake.noise_xk import NoiseXk, Unanswered
@@ -27,7 +28,7 @@ from mesh.host.quiet import silence_libp2p
 from mesh.host.serving import Serving
 from protocols import limits
 from protocols.addresses import TcpAddress
-from protocols.errors import Disconnected, NoRoute, Overloaded, RemoteFault, Unauthenticated, Unavailable
+from protocols.errors import Overloaded, Unauthenticated
 from protocols.ids import NetworkId, PeerId, shortened
 from protocols.membership import Contact
 from protocols.seams import ConnectionInfo, Door, PeerEvent, Stream, StreamHandler
@@ -39,22 +40,6 @@ LISTEN: Final[Mapping[Plane, Sequence[str]]] = dict.fromkeys(Plane, ("/ip4/0.0.0
 OPTIONS: Final[Mapping[Plane, str]] = {plane: f"listen_{plane.value}" for plane in Plane}
 
 ANYWHERE: Final = Reach()
-
-OPEN_ATTEMPTS: Final = 2
-RETIRE_CHECK_S: Final = 2.0  # by then both sides know which of two connections stays
-
-
-@dataclass(slots=True)
-class _Acquaintance:
-    """How to dial a peer, where it answered last, and that only one task dials at a time on each plane."""
-
-    contact: Contact
-    good: dict[Plane, str] = field(default_factory=dict)
-    refusals: Refusals = field(default_factory=Refusals)
-    dialling: dict[Plane, trio.Lock] = field(default_factory=lambda: {plane: trio.Lock() for plane in Plane})
-
-    def addresses(self, plane: Plane) -> Sequence[str]:
-        return self.contact.control if plane is Plane.CONTROL else self.contact.data
 
 
 class Libp2pNetwork:
@@ -75,16 +60,22 @@ class Libp2pNetwork:
     ) -> None:
         silence_libp2p()
         self._reach = reach
-        self._dialler = Dialler(names or SystemNames(), own_interfaces)
         self._identity = identity
         self._listen = listen
         self._options = options
         self._admission = Admission()
-        self._acquaintances: dict[PeerId, _Acquaintance] = {}
         self._events: Feed[PeerEvent] = Feed()
         self._guard = Guard(BaseLibp2pError)
         self._serving = Serving(self._guard)
         self._connections = Connections(identity.peer, self._events.tell, self._end, self._start_retiring)
+        self._connecting = Connecting(
+            Dialler(names or SystemNames(), own_interfaces),
+            self._connections,
+            self._dial,
+            self._is_usable,
+            mistaken=WrongIdentity,
+            unanswered=Unanswered,
+        )
         self._hosts = {plane: self._make_host(plane, network_id) for plane in Plane}
         self._nursery: trio.Nursery | None = None
 
@@ -92,7 +83,7 @@ class Libp2pNetwork:
         xk = NoiseXk(
             self._identity,
             network_id,
-            static_of=self._static_of,
+            static_of=self._connecting.static_of,
             show=self._admission.show,
             judge=partial(self._judge, plane),
         )
@@ -135,22 +126,7 @@ class Libp2pNetwork:
     # What the node decides -------------------------------------------------------------------------------------------
 
     def learn(self, contact: Contact) -> None:
-        known = self._acquaintances.get(contact.peer)
-        if known is not None:
-            if contact.sequence > known.contact.sequence:
-                known.refusals.clear()
-            known.contact = contact
-            return
-        if len(self._acquaintances) >= limits.MEMBERS_MAX:
-            self._forget_somebody()
-        self._acquaintances[contact.peer] = _Acquaintance(contact)
-
-    def _forget_somebody(self) -> None:
-        for peer in self._acquaintances:
-            if not any(each.peer == peer for each in self._connections):
-                del self._acquaintances[peer]
-                return
-        raise Overloaded(f"{limits.MEMBERS_MAX} members are connected, and there is room for no more")
+        self._connecting.learn(contact)
 
     def guard(self, door: Door) -> None:
         self._admission.guard(door)
@@ -180,46 +156,13 @@ class Libp2pNetwork:
     # Connecting ------------------------------------------------------------------------------------------------------
 
     async def connect(self, peer: PeerId, plane: Plane) -> None:
-        await trio.lowlevel.checkpoint()
-        if peer == self.peer or self._connections.to_member(peer, plane):
-            return
-        known = self._acquaintances.get(peer)
-        if known is None:
-            raise NoRoute(f"no address of {peer} is known")
-        async with known.dialling[plane]:
-            if not self._connections.to_member(peer, plane):
-                await self._dial(known, plane)
-
-    async def _dial(self, known: _Acquaintance, plane: Plane) -> None:
-        peer, now = known.contact.peer, trio.current_time()
-        allowed = [each for each in known.addresses(plane) if known.refusals.may_dial(each, now)]
-        if not allowed:
-            raise NoRoute(f"no {plane.value} address of {peer} is left to dial")
-        is_usable, attempt = partial(self._is_usable, peer), partial(self._try, known, plane)
-        try:
-            winner = await self._dialler.first_to_answer(
-                allowed, known.good.get(plane, ""), is_usable, attempt
-            )
-        except (Unavailable, RemoteFault):
-            if not self._connections.to_member(peer, plane):  # the peer may have dialled meanwhile
-                raise
+        if peer == self.peer:
+            await trio.lowlevel.checkpoint()
         else:
-            known.good[plane] = winner.named
+            await self._connecting.connect(peer, plane)
 
-    async def _try(self, known: _Acquaintance, plane: Plane, candidate: Candidate) -> None:
-        peer = known.contact.peer
-        if self._connections.to_member(peer, plane):
-            return
-        try:
-            await self._hosts[plane].dial(peer, str(candidate.address))
-        except (Unavailable, Unauthenticated) as error:
-            is_proven = came_of(error, WrongIdentity)
-            if is_proven or came_of(error, Unanswered):
-                known.refusals.refused(candidate.named, trio.current_time(), is_proven=is_proven)
-            raise
-        for connection in self._connections.to_member(peer, plane):
-            if connection.dialled and not connection.address:
-                connection.address = candidate.named
+    async def _dial(self, contact: Contact, plane: Plane, address: str) -> None:
+        await self._hosts[plane].dial(contact.peer, address)
 
     def _is_usable(self, peer: PeerId, address: TcpAddress) -> bool:
         """Not this node's own, nor one where another peer answers right now."""
@@ -235,10 +178,6 @@ class Libp2pNetwork:
             if connection.peer == peer:
                 self._end(connection)
         await trio.lowlevel.checkpoint()
-
-    def _static_of(self, peer: PeerId) -> bytes | None:
-        known = self._acquaintances.get(peer)
-        return None if known is None else known.contact.static
 
     # Connections -----------------------------------------------------------------------------------------------------
 
@@ -270,34 +209,14 @@ class Libp2pNetwork:
             self._end(connection)
 
     def _start_retiring(self, connection: Connection) -> None:
-        self._start(self._see_retire, connection)
-
-    async def _see_retire(self, connection: Connection) -> None:
-        """End a connection that has carried nothing twice in a row, unless it has become the only one."""
-        was_idle = False
-        while connection.is_alive:
-            await trio.sleep(RETIRE_CHECK_S)
-            if len(self._connections.to(connection.peer, connection.plane)) == 1:
-                connection.is_retiring = False
-                return
-            if was_idle and connection.is_idle:
-                self._end(connection)
-            was_idle = connection.is_idle
+        self._start(self._connections.see_retire, connection)
 
     # Streams ---------------------------------------------------------------------------------------------------------
 
     async def open_stream(self, peer: PeerId, kind: StreamKind) -> Stream:
         if peer == self.peer:
             return self._serving.open_to_self(self.peer, kind, self._nursery)
-        for _ in range(OPEN_ATTEMPTS):
-            await self.connect(peer, kind.plane)
-            for connection in self._connections.to_member(peer, kind.plane)[:1]:
-                try:
-                    return await connection.open_stream(kind)
-                except Disconnected:
-                    if connection.is_alive:
-                        raise  # the stream was refused; a connection that died under it is dialled anew
-        raise Disconnected(f"the connections to {peer} end as soon as they are made")
+        return await self._connecting.open_stream(peer, kind)
 
     # Running ---------------------------------------------------------------------------------------------------------
 

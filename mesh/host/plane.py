@@ -39,7 +39,7 @@ from multiaddr.exceptions import Error as MultiaddrError
 
 from mesh.admission.identity import Identity
 from mesh.host import listening
-from mesh.host.connections import Connection
+from mesh.host.connection import Connection
 from mesh.host.guard import Guard
 from mesh.host.handshake import noise_xk
 from mesh.host.handshake.half_open import HalfOpen

@@ -9,7 +9,7 @@ from typing import Final
 import trio
 
 from mesh.host.admission import may_open
-from mesh.host.connections import Connection
+from mesh.host.connection import Connection
 from mesh.host.guard import Guard
 from mesh.host.handshake import negotiation
 from mesh.host.wire.loopback import LoopbackStream, loopback_pair

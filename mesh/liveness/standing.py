@@ -80,7 +80,7 @@ class Standing:
 
     def _has_room(self, monitor: PeerId, monitors: Collection[PeerId]) -> bool:
         if len(self.doubts) >= limits.SUSPICIONS_MAX and monitor in monitors:
-            for other in self.doubts.keys() - set(monitors):
+            for other in sorted(self.doubts.keys() - set(monitors)):
                 del self.doubts[other]
         return len(self.doubts) < limits.SUSPICIONS_MAX
 

@@ -309,7 +309,7 @@ class Suspicion:
         return min(alone, agreed if agreed is not None else math.inf)
 
     def _mourn(self, peer: PeerId, standing: Standing) -> list[Output]:
-        self._reshape()
+        self._ring.discard(peer)
         disconnect: list[Output] = [Disconnect(peer)] if peer in self._connected else []
         return [*disconnect, MemberDead(peer, standing.incarnation)]
 
@@ -338,7 +338,7 @@ class Suspicion:
         if was is State.ALIVE and item.boot == before:
             return []
         if was > State.SUSPECT:
-            self._reshape()
+            self._ring.add(author)
         return [MemberAlive(author, item.incarnation)]
 
     def _hear_doubt(self, author: PeerId, item: Suspect, now: float) -> list[Output]:
@@ -355,7 +355,7 @@ class Suspicion:
         standing = self._standing(author, now)
         if not standing.left(incarnation, now):
             return []
-        self._reshape()
+        self._ring.discard(author)
         return [MemberLeft(author, incarnation)]
 
     def _refute(self, monitor: PeerId, incarnation: int, now: float) -> list[Output]:

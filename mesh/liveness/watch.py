@@ -235,7 +235,7 @@ class Watch:
     def _prune(self) -> None:
         """No pings for those whom others monitor now."""
         if len(self._pingers) > limits.MONITORS:
-            for peer in self._pingers.keys() - set(self._machine.subjects):
+            for peer in sorted(self._pingers.keys() - set(self._machine.subjects)):
                 self._pingers.pop(peer).stop()
                 self._pinged.pop(peer, None)
                 self.rtts_ms.pop(peer, None)

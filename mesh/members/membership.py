@@ -233,7 +233,8 @@ class Membership:
         for peer in peers:
             # A node that is new or has moved dials by itself; this one does if it hears nothing.
             self._dialling.want(peer, now, within_s=limits.REDIAL_PATIENCE_S)
-            for plane in self._planes.get(peer, ()):
+            planes = self._planes.get(peer, ())
+            for plane in (plane for plane in Plane if plane in planes):
                 self._dialling.connected(peer, plane, now)
         came_up = [output for peer in peers for output in self._check_up(peer)]
         return [Persist(at_once), *map(self._learn, peers), *came_up] if peers else []

@@ -147,7 +147,7 @@ class WeightStore:
             state = files.file_state(f"{folder}/{name}")
             ages_ns[name] = 0 if state is None or name.startswith(_UNIQUE) else state.mtime_ns
         newest = sorted((name for name, age_ns in ages_ns.items() if age_ns), key=ages_ns.__getitem__)
-        for name in ages_ns.keys() - set(newest[-limits.PARTIAL_BLOBS_MAX :]):
+        for name in sorted(ages_ns.keys() - set(newest[-limits.PARTIAL_BLOBS_MAX :])):
             files.remove_file(f"{folder}/{name}")
 
     def _partial(self, final: str) -> PartialFile:

@@ -1,11 +1,11 @@
 """The entry point: verbs by name, errors as one line, exit codes.
 
-The rule of the file: nothing is imported for a verb but its own module, so that `weft status` answers at once.
+The rule of the file: nothing is imported for a verb but its own module, so that `weft status` answers at once. Verbs of other
+packages (`node.cli.plugins`) are looked for only when a verb is not our own, and for --help.
 """
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 from collections.abc import Sequence
@@ -14,6 +14,8 @@ from typing import Final, NoReturn
 
 import click
 
+from node.cli.plugins import find_plugin, plugin_lines
+from node.cli.verbs import Verbs
 from node.control_client import CallFailed, NoDaemon
 from protocols.errors import Refused, TimedOut, WeftError
 from protocols.exit_codes import ExitCode
@@ -35,25 +37,16 @@ _VERBS: Final = {
     "version": "the release of this command",
     "demo": "three daemons, one answer, one of them killed",
 }
-"""Each is the command of its name in the module of its name."""
 
 
-class _Verbs(click.Group):
-    """Verbs of the table above, imported one at a time."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(_VERBS)
+class _OwnAndOthers(Verbs):
+    """The verbs of the table above, then those that other packages bring."""
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in _VERBS:
-            return None
-        command = getattr(importlib.import_module(f"node.cli.{cmd_name}"), cmd_name)
-        assert isinstance(command, click.Command)
-        return command
+        return super().get_command(ctx, cmd_name) or find_plugin(cmd_name)
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(list(_VERBS.items()))
+    def lines(self) -> list[tuple[str, str]]:
+        return [*super().lines(), *plugin_lines()]
 
 
 def _show_version(ctx: click.Context, parameter: click.Parameter, wanted: bool) -> None:
@@ -64,7 +57,9 @@ def _show_version(ctx: click.Context, parameter: click.Parameter, wanted: bool) 
 
 @click.group(
     "weft",
-    cls=_Verbs,
+    cls=_OwnAndOthers,
+    verbs=_VERBS,
+    package="node.cli",
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )

@@ -1,38 +1,70 @@
-"""The clients of a simulated mesh: each asks for one generation, and keeps what it was given and when."""
+"""The clients of a simulated mesh: each asks for one generation, and keeps what it was given and when.
+
+A client runs inside the process that it asks, as a request of HTTP does, and loses its connection when that process ends.
+"""
 
 from __future__ import annotations
 
+from bisect import insort
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Literal
 
 import trio
 
 from node import api
+from node.daemon import Daemon
 from protocols.errors import WeftError
-from protocols.session import Sampling
 from simulations.cluster.cluster import Cluster
-from simulations.cluster.model import NAME, encode
-from simulations.machine.worker import reference_tokens
+from simulations.cluster.model import Answer
+from simulations.cluster.process import Phase, Process
 from simulations.scenarios.script import Request
+
+Status = Literal["finished", "cancelled", "failed", "lost"]
 
 
 @dataclass(slots=True)
 class Client:
-    """One request and its log. `status` is what the client was told in the end, None while it waits."""
+    """One request and its log. `status` is what the client was told in the end, None while it waits.
+
+    `events` is all that it was told and when, as it came; `endings` counts how often it was told an end.
+    """
 
     index: int
     request: Request
-    expected: list[int]
+    answer: Answer
     began_s: float = 0.0
     ended_s: float | None = None
     events: list[tuple[float, api.GenerateEvent]] = field(default_factory=list)
-    status: Literal["finished", "cancelled", "failed", "lost"] | None = None
-    endings: int = 0  # how often it was told an end
+    tokens: list[tuple[float, api.Token]] = field(default_factory=list)
+    status: Status | None = None
+    endings: int = 0
     detail: str = ""
+    process: Process | None = None
+    over: trio.Event = field(default_factory=trio.Event)
 
     @property
-    def tokens(self) -> list[tuple[float, api.Token]]:
-        return [(at_s, event) for at_s, event in self.events if isinstance(event, api.Token)]
+    def expected(self) -> list[int]:
+        """What it would be told where nothing goes wrong."""
+        return self.answer.first(self.request.tokens)
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether it was told the beginning of that, and all of it if it was told that this is all."""
+        told = [token.token for _, token in self.tokens]
+        if self.status == "finished":
+            return told == self.expected
+        return told == self.answer.first(len(told)) and len(told) <= self.request.tokens
+
+    def hear(self, event: api.GenerateEvent) -> None:
+        self.events.append((trio.current_time(), event))
+        if isinstance(event, api.Token):
+            self.tokens.append((trio.current_time(), event))
+
+    def end(self, status: Status, detail: str = "") -> None:
+        self.endings += 1
+        self.status, self.detail, self.ended_s = status, detail, trio.current_time()
+        self.over.set()
 
 
 class Clients:
@@ -50,23 +82,44 @@ class Clients:
 
     async def _serve(self, index: int, request: Request) -> None:
         await trio.sleep_until(self._cluster.started_at_s + request.at_s)
-        client = Client(index, request, self._expected(request), trio.current_time())
-        self.all.append(client)
-        self._cluster.trace.note(request.entry, f"request {index}: {request.tokens} tokens")
-        node = self._cluster.nodes[request.entry]
-        starts = node.starts
-        try:
-            if node.daemon is None:
-                self._end(client, "lost", "its entry node is down")
-            else:
-                await self._ask(client, node.daemon)
-        except WeftError as error:
-            self._end(client, "failed" if node.is_up and node.starts == starts else "lost", str(error))
+        client = Client(index, request, self._cluster.model.answer(request), trio.current_time())
+        insort(self.all, client, key=attrgetter("index"))
+        self._note(client, f"{request.tokens} tokens")
+        process = client.process = self._cluster.nodes[request.entry].process
+
+        async def ask(daemon: Daemon) -> None:
+            await self._ask(client, daemon)
+
+        if process is None or not process.ask(ask):
+            client.end("lost", "its entry node is down")
+        else:
+            await self._until_over(client, process)
+        self._note(client, f"is {client.status} {client.detail}".rstrip())
+
+    @staticmethod
+    async def _until_over(client: Client, process: Process) -> None:
+        async def lose() -> None:
+            await process.gone.wait()
+            if client.status is None:
+                client.end("lost", "its entry node has gone down")
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(lose)
+            await client.over.wait()
+            nursery.cancel_scope.cancel()
 
     async def _ask(self, client: Client, daemon: api.NodeApi) -> None:
+        """Whatever it raises but `WeftError` is a bug of the node, and ends its process as one."""
+        try:
+            await self._listen(client, daemon)
+        except WeftError as error:
+            if not _is_gone(client):
+                client.end("failed", str(error))
+
+    async def _listen(self, client: Client, daemon: api.NodeApi) -> None:
         request = client.request
         asked = api.GenerateRequest(
-            NAME,
+            self._cluster.model.name,
             prompt=request.prompt,
             max_tokens=request.tokens,
             temperature=request.temperature,
@@ -74,22 +127,21 @@ class Clients:
         )
         async with daemon.generate(asked) as events:
             async for event in events:
-                client.events.append((trio.current_time(), event))
-                if isinstance(event, api.Finished):
-                    self._end(client, "finished" if event.reason == "length" else "cancelled")
-                if isinstance(event, api.Token) and len(client.tokens) == request.cancel_after:
-                    self._end(client, "cancelled", "the client left")
+                if _is_gone(client):
                     return
+                client.hear(event)
+                if isinstance(event, api.Finished):
+                    client.end("cancelled" if event.reason == "cancelled" else "finished")
+                if isinstance(event, api.Token) and len(client.tokens) == request.cancel_after:
+                    client.end("cancelled", "the client left")
+                    return
+        if client.status is None and not _is_gone(client):
+            client.end("failed", "the events ended without a last one")
 
-    def _end(
-        self, client: Client, status: Literal["finished", "cancelled", "failed", "lost"], detail: str = ""
-    ) -> None:
-        client.endings += 1
-        client.status, client.detail, client.ended_s = status, detail, trio.current_time()
-        self._cluster.trace.note(
-            client.request.entry, f"request {client.index} is {status} {detail}".rstrip()
-        )
+    def _note(self, client: Client, what: str) -> None:
+        self._cluster.trace.note(client.request.entry, f"request {client.index}: {what}")
 
-    def _expected(self, request: Request) -> list[int]:
-        sampling = Sampling(request.temperature, 0, 1.0, request.seed)
-        return reference_tokens(encode(request.prompt), self._cluster.script.layers, sampling, request.tokens)
+
+def _is_gone(client: Client) -> bool:
+    """Whether the process has ended in which this still runs, so that nobody hears of it."""
+    return client.process is not None and client.process.phase is Phase.GONE

@@ -1,22 +1,120 @@
-"""The model that simulated meshes serve: real files, of the width that the virtual worker computes with."""
+"""The models that simulated meshes serve, and what each answers where nothing goes wrong.
+
+The arithmetic one has real files, of the width that the virtual worker computes with; the other is the embedded weft-tiny.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from inference.model.config import parse_config
+from inference.model.text import Text
+from inference.model.tiny import MODEL_DIR
+from node.library import EMBEDDED
 from protocols.placement import LayerRange
-from simulations.machine.worker import VOCABULARY, WIDTH
+from protocols.session import Sampling
+from simulations.machine.arithmetic import VOCABULARY, WIDTH, answering
+from simulations.machine.engine_worker import torch_engines, whole_answer
+from simulations.machine.worker import MakeEngines
+from simulations.scenarios.script import Request, Script
 
 NAME: Final = "model"
 CONTEXT: Final = 8192
+
+
+class Answer:
+    """The tokens of one faultless answer, computed as far as somebody has asked for them."""
+
+    def __init__(self, tokens: Iterator[int]) -> None:
+        self._tokens = tokens
+        self._known: list[int] = []
+
+    def first(self, count: int) -> list[int]:
+        """As many, or fewer if the answer ends before."""
+        while len(self._known) < count:
+            token = next(self._tokens, None)
+            if token is None:
+                break
+            self._known.append(token)
+        return self._known[:count]
+
+
+class ServedModel(Protocol):
+    """What a mesh is offered, and what its clients should hear."""
+
+    name: str
+    engines: MakeEngines | None  # None: the arithmetic
+
+    def offered(self) -> str:
+        """A path or name for `node.api.NodeApi.offer`."""
+
+    def answer(self, request: Request) -> Answer: ...
+
+
+def make_model(script: Script, root: Path) -> ServedModel:
+    """`root` is where its files may be written."""
+    return TinyModel() if script.engine == "torch" else ArithmeticModel(root / "model", script.layers)
+
+
+class ArithmeticModel:
+    """Implements `ServedModel`."""
+
+    name = NAME
+    engines: MakeEngines | None = None
+
+    def __init__(self, folder: Path, layers: int) -> None:
+        self._folder = folder
+        self._layers = layers
+        self._answers: dict[tuple[str, Sampling], Answer] = {}
+
+    def offered(self) -> str:
+        if not self._folder.exists():
+            write_model(self._folder, self._layers)
+        return str(self._folder)
+
+    def answer(self, request: Request) -> Answer:
+        key = request.prompt, _sampling(request)
+        if key not in self._answers:
+            self._answers[key] = Answer(answering(encode(request.prompt), self._layers, key[1]))
+        return self._answers[key]
+
+
+class TinyModel:
+    """Implements `ServedModel` with the model that comes with weft."""
+
+    name = EMBEDDED
+    engines: MakeEngines | None = staticmethod(torch_engines)
+
+    def __init__(self) -> None:
+        self._text = Text({path.name: path.read_bytes() for path in MODEL_DIR.glob("*.json")})
+        self._answers: dict[Request, Answer] = {}
+
+    def offered(self) -> str:
+        return EMBEDDED
+
+    def answer(self, request: Request) -> Answer:
+        if request not in self._answers:
+            self._answers[request] = Answer(self._tokens(request))
+        return self._answers[request]
+
+    def _tokens(self, request: Request) -> Iterator[int]:
+        prompt = tuple(self._text.encode(request.prompt))
+        yield from whole_answer(prompt, request.tokens, _sampling(request), self._text.eos_ids)
+
+
+def _sampling(request: Request) -> Sampling:
+    return Sampling(request.temperature, 0, 1.0, request.seed)
+
+
+# Files of the arithmetic model ---------------------------------------------------------------------------------------
 
 
 def write_model(folder: Path, layers: int) -> Path:

@@ -12,16 +12,35 @@ EPOCH_S: Final = 1_800_000_000.0
 
 
 class VirtualClock:
-    """Implements `protocols.seams.Clock` on trio's clock; `skew_s` makes one node's wall clock wrong."""
+    """Implements `protocols.seams.Clock` on trio's clock. Its wall clock may be wrong by `skew_s`, drift and jump.
+
+    The monotonic clock is never wrong: it counts for the node's own waits only, which are trio's.
+    """
 
     def __init__(self, skew_s: float = 0.0) -> None:
         self.skew_s = skew_s
+        self._drift_ppm = 0.0
+        self._drifts_since_s = 0.0
 
     def monotonic(self) -> float:
         return trio.current_time()
 
     def wall(self) -> float:
-        return EPOCH_S + trio.current_time() + self.skew_s
+        now = trio.current_time()
+        return EPOCH_S + now + self.skew_s + self._drifted_s(now)
+
+    def jump(self, by_s: float) -> None:
+        """Somebody sets the wall clock; a negative time sets it back."""
+        self.skew_s += by_s
+
+    def drift(self, ppm: float) -> None:
+        """From now on the wall clock gains `ppm` microseconds per second; a negative rate loses them, 0 ends the drift."""
+        now = trio.current_time()
+        self.skew_s += self._drifted_s(now)
+        self._drift_ppm, self._drifts_since_s = ppm, now
+
+    def _drifted_s(self, now: float) -> float:
+        return (now - self._drifts_since_s) * self._drift_ppm * 1e-6
 
 
 class SeededRandomness:

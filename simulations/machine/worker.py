@@ -1,82 +1,154 @@
-"""A shard worker without torch: deterministic arithmetic, modelled time, and faults on demand.
+"""The torch process of a simulated node: the product's own request loop over an engine of choice, on modelled time.
 
-A row is eight whole numbers below 256, which f32 and bf16 both carry exactly. Layer l turns row p into
+`inference.engine.worker_server.Server` answers every request, as it does in the real process; in place of the socketpair
+stands the `Processor`, which says when. With the arithmetic of `simulations.machine.arithmetic` no torch is needed.
 
-    chain[l][p] = blake2b(l, chain[l][p-1], row p),    row p of the next layer = the first eight bytes of chain[l][p]
-
-so every row depends on all rows before it, as with causal attention, and a lost, doubled or reordered row changes every
-token after it. How rows are cut into frames changes nothing. A greedy token is a function of the last row; a sampled one of
-the last row, the seed and the position.
+It is a process beside the daemon: it computes on while the daemon is stopped, and ends by itself only with `crash`.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import struct
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from typing import Final
+import io
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 import trio
 
-from protocols.errors import Malformed, Overloaded, Unavailable, UserError, WorkerDied
+from inference.engine.worker_server import Body, Connection, Engines, Server
+from inference.engine.worker_wire import (
+    Answer,
+    CacheOpened,
+    CloseCache,
+    Done,
+    Failed,
+    Loaded,
+    LoadShard,
+    OpenCache,
+    Reply,
+    Request,
+    Step,
+    Stepped,
+    UnloadShard,
+)
+from protocols import limits
+from protocols.errors import LocalFault, Overloaded, Unavailable, WorkerDied
 from protocols.ids import SessionId
-from protocols.placement import LayerRange, LayerShape
+from protocols.placement import LayerShape
 from protocols.seams import CacheSpec, ShardId, ShardLoaded, ShardSpec, StepResult
-from protocols.session import Sampling
-from protocols.tensor import DType, Frame, Kind
+from protocols.tensor import Frame
+from simulations.machine.arithmetic import LAYER_BYTES, ArithmeticEngines
+from simulations.machine.processor import Job, Processor
 
-WIDTH: Final = 8
-VOCABULARY: Final = 4096
-LAYER_BYTES: Final = 1 << 20
-KV_ROW_BYTES: Final = 64  # per layer
-_FLOATS: Final = struct.Struct(f"<{WIDTH}f")
-_GREEDY: Final = Sampling()
+AnswerT = TypeVar("AnswerT")
+MakeEngines = Callable[[Callable[[], int]], Engines]
+"""Of a fresh process, told how many bytes of its memory are free."""
 
-Row = bytes  # WIDTH numbers below 256
+
+class _Inline(Connection):
+    """What stands in for the socket: one request, answered at once."""
+
+    def __init__(self) -> None:
+        super().__init__(io.BytesIO(), lambda _data: None)
+        self.request: tuple[Request, bytearray] | None = None
+        self.replies: list[tuple[Reply, Body]] = []
+
+    def receive(self) -> tuple[Request, bytearray] | None:
+        request, self.request = self.request, None
+        return request
+
+    def send(self, reply: Reply, body: Body = b"") -> None:
+        self.replies.append((reply, body))
+
+
+class _Process:
+    """One life of the worker process, with the same books as `inference.engine.worker_client` keeps."""
+
+    def __init__(self, engines: MakeEngines, memory_bytes: Callable[[], int]) -> None:
+        self.died = trio.Event()
+        self.work: Counter[tuple[SessionId, int]] = Counter()
+        self.kv_bytes: dict[tuple[ShardId, SessionId, int], int] = {}
+        self._shard_bytes: dict[ShardId, int] = {}
+        self._memory_bytes = memory_bytes
+        self._connection = _Inline()
+        self._server = Server(self._connection, engines(self.free_bytes), trio.current_time)
+
+    def free_bytes(self) -> int:
+        return self._memory_bytes() - sum(self._shard_bytes.values()) - sum(self.kv_bytes.values())
+
+    def serve(self, request: Request, body: bytearray) -> tuple[Answer, Body]:
+        """The one answer; raises what it says went wrong."""
+        self._connection.request = request, body
+        self._connection.replies.clear()
+        self._server.run()
+        answer, out = self._connection.replies[-1]
+        assert isinstance(answer, Answer)
+        if isinstance(answer, Failed):
+            raise answer.as_error()
+        self._note(request, answer)
+        return answer, out
+
+    def _note(self, request: Request, answer: Answer) -> None:
+        match request, answer:
+            case LoadShard(spec), Loaded(loaded):
+                self._forget(spec.shard)
+                self._shard_bytes[spec.shard] = loaded.resident_bytes
+            case UnloadShard(shard), _:
+                self._forget(shard)
+            case OpenCache(shard, session, stage), CacheOpened(kv_bytes):
+                self.kv_bytes[shard, session, stage] = kv_bytes
+                self.work[session, stage] = 0
+            case CloseCache(shard, session, stage), _:
+                self.kv_bytes.pop((shard, session, stage), None)
+                del self.work[session, stage]
+            case Step(shard, header), _:
+                self.work[header.session, header.stage] += shard.range.layers
+            case _:
+                pass
+
+    def _forget(self, shard: ShardId) -> None:
+        self._shard_bytes.pop(shard, None)
+        for key in [key for key in self.kv_bytes if key[0] == shard]:
+            del self.kv_bytes[key]
+            del self.work[key[1:]]
 
 
 @dataclass(slots=True)
-class _Cache:
-    """`chains[layer]` holds one digest per row."""
+class _Call:
+    """A request on its way."""
 
-    spec: CacheSpec
-    chains: list[list[bytes]]
-    work: int = 0
+    processor: Processor
+    job: Job | None = None
+    answer: Answer | None = None
+    out: Body = b""
 
-    @property
-    def kv_bytes(self) -> int:
-        return self.spec.rows_max * len(self.chains) * KV_ROW_BYTES
-
-
-@dataclass(slots=True)
-class _Shard:
-    range: LayerRange
-    is_last: bool
-    caches: dict[tuple[SessionId, int], _Cache] = field(default_factory=dict)
-
-    @property
-    def bytes_held(self) -> int:
-        kv_bytes = sum(cache.kv_bytes for cache in self.caches.values())
-        return self.range.layers * LAYER_BYTES + kv_bytes
+    async def done(self, expected: type[AnswerT]) -> AnswerT:
+        assert self.job is not None
+        await self.processor.until(self.job)
+        if not isinstance(self.answer, expected):
+            raise LocalFault(f"the worker answered {self.answer!r} where {expected.__name__} was due")
+        return self.answer
 
 
 @dataclass(frozen=True, slots=True)
 class _Stepping:
-    """Computes when it is asked for its result, which whoever starts a step does without delay."""
+    """Implements `protocols.seams.Stepping`."""
 
-    worker: VirtualWorker
-    shard: ShardId
-    frame: Frame
+    call: _Call
 
     async def result(self) -> StepResult:
-        return await self.worker.step(self.shard, self.frame)
+        stepped = await self.call.done(Stepped)
+        job = self.call.job
+        assert job is not None
+        step_ms = 1000 * (job.ended_s - (job.began_s or 0.0))
+        return StepResult(self.call.out, stepped.token, step_ms)
 
 
 class VirtualWorker:
-    """A `ShardWorker` for simulations. Computes one request at a time, in the order they came.
+    """Implements `protocols.seams.ShardWorker`. Computes one request at a time, in the order they came.
 
     A step takes `layer_ms` per layer plus `row_ms` per layer and row; a load `load_s`; a restart after `crash` takes
     `restart_s`, during which every call raises `WorkerDied`.
@@ -91,35 +163,51 @@ class VirtualWorker:
         restart_s: float = 0.5,
         memory_bytes: int = 1 << 30,
         numerics_class: str = "virtual",
+        engines: MakeEngines | None = None,
     ) -> None:
         self._layer_ms, self._row_ms, self._load_s, self._restart_s = layer_ms, row_ms, load_s, restart_s
         self._memory_bytes = memory_bytes
-        self._numerics_class = numerics_class
-        self._computing = trio.Lock()  # fair: first come, first served
+        self._engines = engines or partial(ArithmeticEngines, numerics_class=numerics_class)
         self._up_at = 0.0
-        self._hangs = False
-        self._resumed = trio.Event()
-        self._lose_everything()
+        self._processor = Processor()
+        self._process = self._start()
 
     # Faults ----------------------------------------------------------------------------------------------------------
 
     def crash(self) -> None:
         """End the process: pending calls raise `WorkerDied`, shards and caches are gone."""
         self._up_at = trio.current_time() + self._restart_s
-        died, pending = self._died, self._pending
-        self._lose_everything()
-        self.resume()
-        for scope in pending:
-            scope.cancel()
+        died = self._process.died
+        self._processor.die()
+        self._process = self._start()
         died.set()
 
     def hang(self) -> None:
         """Compute nothing from now on, without failing, until `resume` or `crash`."""
-        self._hangs, self._resumed = True, trio.Event()
+        self._processor.set_speed(hangs=True)
 
     def resume(self) -> None:
-        self._hangs = False
-        self._resumed.set()
+        self._processor.set_speed(hangs=False)
+
+    def slow(self, factor: float) -> None:
+        """Everything takes `factor` times as long from now on, what is under way included; 1 is full speed."""
+        self._processor.set_speed(factor=factor)
+
+    # For observers ---------------------------------------------------------------------------------------------------
+
+    @property
+    def kv_bytes(self) -> int:
+        """Held by all caches."""
+        return sum(self.caches.values())
+
+    @property
+    def caches(self) -> Mapping[SessionId, int]:
+        """The bytes that the caches of each session hold."""
+        self._processor.settle()
+        held: Counter[SessionId] = Counter()
+        for (_, session, _), kv_bytes in self._process.kv_bytes.items():
+            held[session] += kv_bytes
+        return held
 
     # ShardWorker -----------------------------------------------------------------------------------------------------
 
@@ -128,193 +216,92 @@ class VirtualWorker:
         return None if trio.current_time() < self._up_at else 1
 
     async def measure_layer(self, shape: LayerShape) -> float:
+        del shape
         await self._compute(self._layer_ms / 1000)
-        return self._layer_ms + self._row_ms
+        return (self._layer_ms + self._row_ms) * self._processor.factor
 
     def free_bytes(self) -> int:
-        return self._memory_bytes - sum(shard.bytes_held for shard in self._shards.values())
+        self._processor.settle()
+        return self._process.free_bytes()
 
     def waiting(self) -> int:
-        return self._computing.statistics().tasks_waiting
+        return self._processor.waiting
 
     async def load(self, spec: ShardSpec, on_progress: Callable[[int, int], None]) -> ShardLoaded:
-        total_bytes = spec.shard.range.layers * LAYER_BYTES
-        for done in range(spec.shard.range.layers):
-            on_progress(done * LAYER_BYTES, total_bytes)
-            await self._compute(self._load_s / spec.shard.range.layers)
-        on_progress(total_bytes, total_bytes)
-        self._shards[spec.shard] = _Shard(spec.shard.range, spec.shard.range.end == _layers_of(spec.config))
-        return ShardLoaded(total_bytes, self._numerics_class, is_exact=True)
+        layers = spec.shard.range.layers
+        async with self._undone_by(UnloadShard(spec.shard)):
+            call = self._post(LoadShard(spec), self._load_s)
+            assert call.job is not None
+            for done in range(layers):
+                await self._processor.until(call.job, done / layers)
+                on_progress(done * LAYER_BYTES, layers * LAYER_BYTES)
+            loaded = (await call.done(Loaded)).loaded
+        on_progress(layers * LAYER_BYTES, layers * LAYER_BYTES)
+        return loaded
 
     async def unload(self, shard: ShardId) -> None:
-        await self._compute(0)
-        self._shards.pop(shard, None)
+        await self._post(UnloadShard(shard)).done(Done)
 
     async def open_cache(self, shard: ShardId, session: SessionId, stage: int, spec: CacheSpec) -> None:
-        await self._compute(0)
-        held = self._shard(shard)
-        held.caches.pop((session, stage), None)
-        cache = _Cache(spec, [[] for _ in range(held.range.layers)])
-        if cache.kv_bytes > self.free_bytes():
-            raise Overloaded(f"{cache.kv_bytes} bytes of KV do not fit into {self.free_bytes()}")
-        held.caches[session, stage] = cache
+        async with self._undone_by(CloseCache(shard, session, stage)):
+            await self._post(OpenCache(shard, session, stage, spec)).done(CacheOpened)
 
     async def step(self, shard: ShardId, frame: Frame) -> StepResult:
-        header = frame.header
-        async with self._turn():
-            began = trio.current_time()
-            held = self._shard(shard)
-            cache = self._cache(held, header.session, header.stage)
-            rows = self._accept(held, cache, frame)
-            for _ in cache.chains:
-                await self._advance((self._layer_ms + self._row_ms * header.rows) / 1000)
-                cache.work += 1
-            # All at once at the end, so that a cancelled step leaves the cache as it was.
-            for layer, chain in enumerate(cache.chains, held.range.start):
-                del chain[header.position :]
-                rows = _layer(layer, chain, rows)
-            step_ms = (trio.current_time() - began) * 1000
-        token = None
-        if held.is_last and header.sample:
-            token = draw(rows[-1], cache.spec.sampling or _GREEDY, header.position + header.rows)
-        body = b"" if held.is_last else b"".join(_pack(row, header.dtype) for row in rows)
-        return StepResult(body, token, step_ms)
+        return await self.start_step(shard, frame).result()
 
     def start_step(self, shard: ShardId, frame: Frame) -> _Stepping:
-        self._check_up()
-        return _Stepping(self, shard, frame)
+        cost_s = shard.range.layers * (self._layer_ms + self._row_ms * frame.header.rows) / 1000
+        return _Stepping(self._post(Step(shard, frame.header, frame.tokens), cost_s, frame.body))
 
     async def close_cache(self, shard: ShardId, session: SessionId, stage: int) -> None:
-        await self._compute(0)
-        if shard in self._shards:
-            self._shards[shard].caches.pop((session, stage), None)
+        await self._post(CloseCache(shard, session, stage)).done(Done)
 
     def work(self, session: SessionId, stage: int) -> int:
-        for shard in self._shards.values():
-            if (session, stage) in shard.caches:
-                return shard.caches[session, stage].work
-        return 0
+        running = self._processor.running()  # first, since it settles what has ended
+        done = self._process.work.get((session, stage), 0)
+        match running:
+            case Job(what=Step(shard, header)), share if (header.session, header.stage) == (session, stage):
+                return done + int(share * shard.range.layers)
+            case _:
+                return done
 
     async def wait_died(self) -> None:
-        await self._died.wait()
+        await self._process.died.wait()
 
     # Inside ----------------------------------------------------------------------------------------------------------
 
-    def _lose_everything(self) -> None:
-        self._shards: dict[ShardId, _Shard] = {}
-        self._pending: set[trio.CancelScope] = set()
-        self._died = trio.Event()
+    def _start(self) -> _Process:
+        return _Process(self._engines, lambda: self._memory_bytes)
 
-    def _shard(self, shard: ShardId) -> _Shard:
+    def _post(self, request: Request, cost_s: float = 0.0, body: Body = b"") -> _Call:
+        """Raises `WorkerDied`, or `Overloaded` if too many wait already."""
         self._check_up()
-        if shard not in self._shards:
-            raise Unavailable(f"the worker does not hold layers {shard.range} of that model")
-        return self._shards[shard]
+        if self._processor.waiting >= limits.WORKER_REQUESTS_MAX:
+            raise Overloaded(f"{limits.WORKER_REQUESTS_MAX} requests wait for the worker")
+        call, sent = _Call(self._processor), bytearray(body)
 
-    def _cache(self, held: _Shard, session: SessionId, stage: int) -> _Cache:
-        if (session, stage) not in held.caches:
-            raise Unavailable("the worker has no cache for that session and stage")
-        return held.caches[session, stage]
+        def act() -> None:
+            call.answer, call.out = self._process.serve(request, sent)
 
-    def _accept(self, held: _Shard, cache: _Cache, frame: Frame) -> list[Row]:
-        """The rows of a frame that follows on from the cache; raises `Malformed` for any other."""
-        header = frame.header
-        if header.truncate_to != header.position or header.position > len(cache.chains[0]):
-            raise Malformed(f"rows from {header.position} do not follow on from {len(cache.chains[0])}")
-        if header.position + header.rows > cache.spec.rows_max:
-            raise Malformed(f"rows past the {cache.spec.rows_max} reserved")
-        if header.kind is Kind.VERIFY:
-            raise Malformed("verification is not served yet")
-        if held.range.start == 0:
-            return [struct.pack("<II", token, 0) for token in frame.tokens]
-        if header.width != WIDTH:
-            raise Malformed(f"rows of width {header.width}, not {WIDTH}")
-        return _unpack(frame.body, header.dtype)
+        call.job = self._processor.post(request, cost_s, act)
+        return call
+
+    async def _compute(self, seconds: float) -> None:
+        self._check_up()
+        await self._processor.until(self._processor.post(None, seconds, lambda: None))
 
     def _check_up(self) -> None:
         if trio.current_time() < self._up_at:
-            raise WorkerDied("the worker has ended and is not up again yet")
-
-    async def _compute(self, seconds: float) -> None:
-        async with self._turn():
-            await self._advance(seconds)
+            raise WorkerDied("the worker process has ended and the next one is not up yet")
 
     @asynccontextmanager
-    async def _turn(self) -> AsyncIterator[None]:
-        """Wait until the worker is free; a crash before or inside raises `WorkerDied`."""
-        self._check_up()
-        pending = self._pending
-        with trio.CancelScope() as crashed:
-            pending.add(crashed)
-            try:
-                async with self._computing:
-                    yield
-            finally:
-                pending.discard(crashed)
-        if crashed.cancel_called:
-            raise WorkerDied("the worker ended")
-
-    async def _advance(self, seconds: float) -> None:
-        await trio.sleep(seconds)
-        while self._hangs:
-            await self._resumed.wait()
-
-
-def virtual_config(layers: int) -> bytes:
-    """A config.json with what this worker reads of it."""
-    return json.dumps({"num_hidden_layers": layers, "hidden_size": WIDTH, "vocab_size": VOCABULARY}).encode()
-
-
-def _layers_of(config: bytes) -> int:
-    try:
-        return int(json.loads(config)["num_hidden_layers"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"a config.json without a number of layers: {error}; check it") from error
-
-
-def draw(row: Row, sampling: Sampling, position: int) -> int:
-    """The token for `position`; with a temperature it depends on seed and position besides the row."""
-    key = b"" if sampling.temperature == 0 else struct.pack("<QQ", sampling.seed, position)
-    return int.from_bytes(hashlib.blake2b(row + key, digest_size=8).digest(), "little") % VOCABULARY
-
-
-def reference_tokens(prompt: tuple[int, ...], layers: int, sampling: Sampling, count: int) -> list[int]:
-    """What one faultless worker that holds all layers answers."""
-    chains: list[list[bytes]] = [[] for _ in range(layers)]
-    tokens: list[int] = []
-    fresh = prompt
-    while len(tokens) < count:
-        rows = [struct.pack("<II", token, 0) for token in fresh]
-        for layer, chain in enumerate(chains):
-            rows = _layer(layer, chain, rows)
-        tokens.append(draw(rows[-1], sampling, len(chains[0])))
-        fresh = (tokens[-1],)
-    return tokens
-
-
-def _layer(layer: int, chain: list[bytes], rows: list[Row]) -> list[Row]:
-    """Appends to the chain of this layer; gives the rows for the next."""
-    out = []
-    for row in rows:
-        before = chain[-1] if chain else b""
-        chain.append(hashlib.blake2b(struct.pack("<I", layer) + before + row, digest_size=16).digest())
-        out.append(chain[-1][:WIDTH])
-    return out
-
-
-def _pack(row: Row, dtype: DType) -> bytes:
-    floats = _FLOATS.pack(*row)
-    if dtype is DType.F32:
-        return floats
-    # bf16 is the upper half of f32, and eight bits fit its significand.
-    return b"".join(floats[start + 2 : start + 4] for start in range(0, len(floats), 4))
-
-
-def _unpack(body: bytes | bytearray | memoryview, dtype: DType) -> list[Row]:
-    data = bytes(body)
-    if dtype is DType.BF16:
-        data = b"".join(b"\0\0" + data[start : start + 2] for start in range(0, len(data), 2))
-    try:
-        return [bytes(map(int, numbers)) for numbers in _FLOATS.iter_unpack(data)]
-    except (ValueError, OverflowError, struct.error) as error:
-        raise Malformed(f"not rows of this arithmetic: {error}") from error
+    async def _undone_by(self, undo: Request) -> AsyncIterator[None]:
+        """Whoever is cancelled while the worker makes something does not leave it there."""
+        process = self._process
+        try:
+            yield
+        except trio.Cancelled:
+            if process is self._process:
+                with suppress(Unavailable):
+                    self._post(undo)
+            raise

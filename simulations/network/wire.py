@@ -1,91 +1,94 @@
-"""The way between two virtual hosts: what is posted on one side is carried out on the other, later and in order.
+"""One direction of one connection: what is posted on one side is carried out on the other, later and in order.
 
-A wire never loses or reorders. While the link is cut or its sender silenced, what was posted waits, and arrives after the
-link has healed: that is how TCP looks from above, where lost packets are sent again and a hole in a stream can't be.
+A wire never loses or reorders. What is lost on the way or sent into a cut arrives late, and everything behind it later still:
+that is how TCP looks from above, where a hole in a stream can't be.
 """
 
 from __future__ import annotations
 
+import zlib
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from typing import Any, Final
 
-import trio
+from simulations.network.lane import Lane
 
-from protocols.ids import PeerId
+Hear = Callable[[bytes], None]
+Action = Callable[[Any], None]
 
-Action = Callable[[], None]
-
-
-@dataclass(slots=True)
-class Links:
-    """The state of all links: their latency, and which of them let nothing through."""
-
-    latency_s: float
-    _latencies_s: dict[frozenset[PeerId], float] = field(default_factory=dict)
-    _cut: set[frozenset[PeerId]] = field(default_factory=set)
-    _silent: set[PeerId] = field(default_factory=set)
-    _healed: trio.Event = field(default_factory=trio.Event)
-
-    def set_latency(self, one: PeerId, two: PeerId, latency_s: float) -> None:
-        self._latencies_s[frozenset({one, two})] = latency_s
-
-    def cut(self, one: PeerId, two: PeerId) -> None:
-        self._cut.add(frozenset({one, two}))
-
-    def silence(self, peer: PeerId) -> None:
-        self._silent.add(peer)
-
-    def heal(self) -> None:
-        self._cut.clear()
-        self._silent.clear()
-        self._healed.set()
-        self._healed = trio.Event()
-
-    def latency_between_s(self, one: PeerId, two: PeerId) -> float:
-        return self._latencies_s.get(frozenset({one, two}), self.latency_s)
-
-    def is_open(self, one: PeerId, two: PeerId) -> bool:
-        return frozenset({one, two}) not in self._cut and not self._silent & {one, two}
-
-    async def cross(self, one: PeerId, two: PeerId) -> None:
-        """Returns when what `one` says now reaches `two`; waits for `heal` if nothing gets through."""
-        await self.cross_by(one, two, trio.current_time() + self.latency_between_s(one, two))
-
-    async def cross_by(self, one: PeerId, two: PeerId, due: float) -> None:
-        await trio.sleep_until(due)
-        while not self.is_open(one, two):
-            await self._healed.wait()
+DATA: Final = "data"
 
 
 class Wire:
-    """One direction of one connection."""
+    """`trace` hears of everything that arrives: when, from whom to whom, what, how much, and a checksum of the bytes."""
 
-    def __init__(self, links: Links, source: PeerId, target: PeerId) -> None:
-        self._links = links
-        self._source = source
-        self._target = target
-        self._posted: deque[tuple[float, Action]] = deque()
-        self._arrivals = trio.lowlevel.ParkingLot()
-        self._is_done = False
+    __slots__ = ("_booked_ms", "_is_over", "_lane", "_last_ms", "_on_lost", "_queue", "_trace")
 
-    def post(self, action: Action) -> None:
+    def __init__(self, lane: Lane, trace: Hear | None) -> None:
+        self._lane = lane
+        self._trace = trace
+        self._queue: deque[tuple[int, str, Action, Any]] = deque()
+        self._last_ms = 0  # nothing arrives before it: what is in front, or the end of a cut
+        self._booked_ms = -1
+        self._is_over = False
+        self._on_lost: Callable[[], None] | None = None
+        lane.enter(self)
+
+    def post(self, what: str, action: Action, argument: Any, size_bytes: int = 0) -> None:
         """Have `action` carried out at the target; the windows of the streams bound how much is under way."""
-        latency_s = self._links.latency_between_s(self._source, self._target)
-        self._posted.append((trio.current_time() + latency_s, action))
-        self._arrivals.unpark_all()
+        if self._is_over:
+            return
+        at_ms = self._lane.arrival_ms(size_bytes)
+        if at_ms < self._last_ms:
+            at_ms = self._last_ms
+        self._queue.append((at_ms, what, action, argument))
+        self._book(at_ms)
 
-    def finish(self) -> None:
-        """The last action was posted, or the target listens no longer."""
-        self._is_done = True
-        self._arrivals.unpark_all()
+    def _book(self, at_ms: int) -> None:
+        self._last_ms = at_ms
+        if at_ms != self._booked_ms:
+            self._booked_ms = at_ms
+            self._lane.delivery.book(at_ms, self)
 
-    async def carry(self) -> None:
-        """Runs at the target until the wire is finished and empty."""
-        while self._posted or not self._is_done:
-            if not self._posted:
-                await self._arrivals.park()
-                continue
-            due, action = self._posted.popleft()
-            await self._links.cross_by(self._source, self._target, due)
-            action()
+    def deliver(self, now_ms: int) -> None:
+        """Called by the delivery, at every time for which something was posted."""
+        if now_ms >= self._booked_ms:
+            self._booked_ms = -1
+        queue, lane = self._queue, self._lane
+        while queue and queue[0][0] <= now_ms and lane.is_open:
+            if self._on_lost is not None:
+                self._queue.clear()
+                self._on_lost()
+                return
+            _, what, action, argument = queue.popleft()
+            if self._trace is not None:
+                data = argument if what is DATA else b""
+                checksum = zlib.crc32(data)
+                self._trace(f"{now_ms} {lane.name} {what} {len(data)} {checksum:08x}".encode())
+            action(argument)
+
+    def resume(self, at_ms: int) -> None:
+        """Called by the lane when it opens again."""
+        if not self._queue:
+            return
+        at_ms = max(at_ms, self._queue[0][0])
+        waited = tuple(self._queue)
+        self._queue.clear()
+        self._queue.extend((max(due_ms, at_ms), *rest) for due_ms, *rest in waited)
+        self._booked_ms = -1
+        self._book(at_ms)
+        self._last_ms = self._queue[-1][0]
+
+    def lose_target(self, on_lost: Callable[[], None]) -> None:
+        """The target's machine went without a word. Whatever reaches it once it is up again only sets off `on_lost`."""
+        self._on_lost = on_lost
+
+    def drop(self) -> None:
+        """What is under way arrives no more; more may be posted."""
+        self._queue.clear()
+
+    def close(self) -> None:
+        """Nobody is left who would want to hear what it brings. Idempotent."""
+        self._is_over = True
+        self._queue.clear()
+        self._lane.leave(self)

@@ -61,7 +61,9 @@ class Mark(Struct, frozen=True):
 
 
 class Outcome(Struct, frozen=True):
-    """Of one run. `digest` is over everything that crossed a wire and when; `missed` the expectations that did not hold."""
+    """Of one run. `digest` is over everything that crossed a wire and when; `missed` the expectations that did not hold, each
+    as "name: sentence"; `tail` the last events of the nodes of the first violation. A run that somebody interrupted is told as
+    far as it came, and no expectation counts for it."""
 
     scenario: str
     seed: int
@@ -75,6 +77,8 @@ class Outcome(Struct, frozen=True):
     requests: tuple[RequestOutcome, ...] = ()
     detections: tuple[Detection, ...] = ()
     marks: tuple[Mark, ...] = ()
+    tail: tuple[str, ...] = ()
+    interrupted: bool = False
     format: Literal[1] = FORMAT
 
     @property

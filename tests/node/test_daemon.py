@@ -29,8 +29,9 @@ from protocols.observations import Outcome
 from protocols.placement import LayerRange
 from protocols.seams import Seams
 from simulations.machine.clock import SeededRandomness, VirtualClock
+from simulations.machine.arithmetic import VOCABULARY, WIDTH
 from simulations.machine.disk import MemoryDisk
-from simulations.machine.worker import VOCABULARY, WIDTH, VirtualWorker
+from simulations.machine.worker import VirtualWorker
 from simulations.network.internet import VirtualWorld
 from tests.inference.model.folders import byte_tokenizer, tiny_config
 from tests.virtual_time import ON_VIRTUAL_TIME

@@ -19,7 +19,7 @@ from node.generation import Generation
 from protocols.errors import NoRoute, Unavailable, UserError
 from protocols.ids import PeerId
 from protocols.placement import Claims, ModelNote
-from simulations.machine.worker import VOCABULARY
+from simulations.machine.arithmetic import VOCABULARY
 from tests.inference.model.folders import CONTEXT, tiny_config
 from tests.inference.sessions.ring import LAYERS, MODEL, Ring, open_ring
 

@@ -67,7 +67,7 @@ class Room:
             return True
         if layers == 1:
             return False
-        caps = {peer: self.cap(peer) for peer in peers}
+        caps = {peer: self.cap(peer) for peer in sorted(peers)}
         # What being at an end costs a node; beside the best two of each kind no other pair can be better.
         firsts = sorted(
             (caps[peer] - cap, peer) for peer in peers if (cap := self.cap(peer, is_first=True)) > 0

@@ -22,7 +22,7 @@ from protocols.placement import (
     Release,
     Survey,
 )
-from simulations.machine.worker import LAYER_BYTES
+from simulations.machine.arithmetic import LAYER_BYTES
 from simulations.network.internet import NETWORK_ID
 from tests.inference.placement.mesh_of_nodes import LAYERS, MODEL, mesh_of, model_to_offer
 
@@ -44,7 +44,7 @@ def talk(node, other):
 async def eventually(condition, within_s=30):
     with trio.fail_after(within_s):
         while not condition():
-            await trio.sleep(0.05)
+            await trio.sleep(0.001)  # what a node holds for a moment only is seen too
 
 
 # The way it should go ------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from inference.placement.planning.plan import Goal, StandbyPolicy
 from protocols.errors import Unavailable
 from protocols.ids import ModelDigest
 from protocols.placement import StandbyKind
-from simulations.machine.worker import LAYER_BYTES
+from simulations.machine.arithmetic import LAYER_BYTES
 from tests.inference.placement.mesh_of_nodes import MODEL, mesh_of, model_to_offer
 from tests.inference.placement.test_driver import eventually, kinds, unheard
 

@@ -19,7 +19,8 @@ from protocols.placement import Claim, LayerRange
 from protocols.seams import ShardId, ShardSpec
 from protocols.session import Sampling
 from protocols.tensor import DType
-from simulations.machine.worker import WIDTH, VirtualWorker, virtual_config
+from simulations.machine.arithmetic import WIDTH, virtual_config
+from simulations.machine.worker import VirtualWorker
 from simulations.network.internet import NETWORK_ID, VirtualNetwork, VirtualWorld
 from tests.contracts.talk import introduce
 

@@ -33,7 +33,7 @@ from protocols.session import (
     StageTrouble,
 )
 from protocols.tensor import DType, Frame, Header, Kind, Numerics, encode_prefix
-from simulations.machine.worker import WIDTH
+from simulations.machine.arithmetic import WIDTH
 from simulations.network.internet import NETWORK_ID
 from tests.inference.sessions.ring import LAYERS, MODEL, Ring, RingNode, generate, open_ring, order
 

@@ -14,7 +14,7 @@ from mesh.rpc import Channel, accepting
 from protocols import limits, streams
 from protocols.errors import Disconnected, NoRoute, Overloaded, Unavailable
 from protocols.ids import PeerId, SessionId
-from protocols.seams import ShardId, StepResult
+from protocols.seams import ShardId, Stepping
 from protocols.session import CREDIT_CODEC, SESSION_CODEC, Sampled, SessionMessage, StageOpened
 from protocols.tensor import DType, Frame, Header, Kind, Numerics, encode_prefix
 from simulations.network.internet import NETWORK_ID, VirtualWorld
@@ -197,15 +197,15 @@ async def test_rows_are_replayed_in_the_blocks_in_which_they_may_be_computed(
     fed: list[tuple[Kind, int, int, bool]] = []
     async with open_ring(3, is_exact=is_exact, entry=2) as ring:
         rebuilt = ring.nodes[1]
-        step = rebuilt.worker.step
+        start_step = rebuilt.worker.start_step
 
-        async def watch(shard: ShardId, frame: Frame) -> StepResult:
+        def watch(shard: ShardId, frame: Frame) -> Stepping:
             header = frame.header
             if header.stage == 0:
                 fed.append((header.kind, header.position, header.rows, header.sample))
-            return await step(shard, frame)
+            return start_step(shard, frame)
 
-        rebuilt.worker.step = watch  # type: ignore[method-assign]
+        rebuilt.worker.start_step = watch  # type: ignore[method-assign,assignment]
         await generate(ring, order(tokens=80, prompt=200), {60: lambda: ring.kill(ring.nodes[0])})
     assert [(at, rows) for kind, at, rows, _ in fed if kind is Kind.REPLAY] == replayed
     assert [(kind, at, sample) for kind, at, _, sample in fed][len(replayed)] == (Kind.DECODE, 259, True)

@@ -490,6 +490,23 @@ def test_an_urgent_newcomer_finds_room_where_others_do_not() -> None:
     assert AUTHOR in node.machine.neighbours
 
 
+def test_who_is_welcomed_after_others_came_in_takes_the_place_of_one_of_them() -> None:
+    node = Node()
+    asked, *_ = [
+        output.peer
+        for output in node.do(Candidates(tuple(peer_id(number) for number in range(50, 60))))
+        if isinstance(output, Open)
+    ]
+    node.do(Opened(asked))
+    for number in range(100, 98 + limits.GOSSIP_ACTIVE_MAX):
+        node.hear(Join(urgent=False), peer_id(number))
+    assert len(node.machine.neighbours) == limits.GOSSIP_ACTIVE_MAX
+    outputs = node.hear(Welcome(), asked)
+    assert asked in node.machine.neighbours
+    assert len(node.machine.neighbours) == limits.GOSSIP_ACTIVE_MAX
+    assert [type(output) for output in outputs if isinstance(output, Close)] == [Close]
+
+
 def test_an_idle_node_rings_a_few_times_a_minute() -> None:
     node = Node()
     node.do(Candidates(tuple(peer_id(number) for number in range(100, 112))))

@@ -294,7 +294,7 @@ async def test_an_error_in_the_body_comes_out_as_it_is() -> None:
 async def test_of_two_simultaneous_connections_the_one_that_the_lower_id_dialled_stays(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("mesh.host.libp2p_network.RETIRE_CHECK_S", 0.05)
+    monkeypatch.setattr("mesh.host.connections.RETIRE_CHECK_S", 0.05)
     async with pair() as (one, two):
         one.handle(streams.MEMBERS, echo)
         lower, higher = sorted((one, two), key=lambda each: each.peer)

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mesh.liveness.ring import Ring
+from protocols.ids import PeerId
 from simulations.network.internet import peer_id
 
 PEERS = [peer_id(number) for number in range(40)]
@@ -40,3 +41,15 @@ def test_when_one_goes_others_keep_most_of_their_monitors() -> None:
     whole, without = Ring(PEERS), Ring(PEERS[1:])
     changed = [peer for peer in PEERS[1:] if whole.successors(peer, 3) != without.successors(peer, 3)]
     assert len(changed) == 3
+
+
+@given(st.lists(st.tuples(st.booleans(), st.sampled_from(PEERS[:9]))))
+def test_a_ring_to_which_nodes_are_added_and_taken_from_is_as_if_made_anew(
+    changes: list[tuple[bool, PeerId]],
+) -> None:
+    ring, there = Ring(PEERS[:3]), set(PEERS[:3])
+    for is_added, peer in changes:
+        (ring.add if is_added else ring.discard)(peer)
+        (there.add if is_added else there.discard)(peer)
+    assert len(ring) == len(there)
+    assert ring.successors(PEERS[20], 20) == Ring(there).successors(PEERS[20], 20)

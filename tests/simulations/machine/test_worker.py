@@ -8,14 +8,16 @@ import pytest
 import trio
 import trio.testing
 
-from protocols.errors import Malformed, WorkerDied
+from protocols import limits
+from protocols.errors import Malformed, Overloaded, Unavailable, WorkerDied
 from protocols.ids import ModelDigest
 from protocols.placement import LayerRange
 from protocols.seams import CacheSpec, ShardId, ShardSpec
 from protocols.session import Sampling
 from protocols.tensor import DType, Frame, Header, Kind, Numerics
-from simulations.machine.worker import LAYER_BYTES, WIDTH, VirtualWorker, virtual_config
-from tests.contracts.worker_contract import PROMPT, SESSION, Rig, WorkerContract
+from simulations.machine.arithmetic import KV_ROW_BYTES, LAYER_BYTES, WIDTH, virtual_config
+from simulations.machine.worker import VirtualWorker
+from tests.contracts.worker_contract import OTHER, PROMPT, SESSION, SHAPE, Rig, WorkerContract
 from tests.virtual_time import ON_VIRTUAL_TIME
 
 pytestmark = ON_VIRTUAL_TIME
@@ -110,6 +112,120 @@ async def test_a_hanging_worker_neither_fails_nor_works_until_it_is_resumed() ->
     worker.resume()
     token, _ = await rig.through(PROMPT, 0)
     assert token is not None
+
+
+async def prepared(layers: int = 10, layer_ms: float = 100.0) -> tuple[VirtualWorker, ShardId, Frame]:
+    """A worker with one shard and one cache, and a frame that takes it `layers` times `layer_ms`."""
+    worker = VirtualWorker(layer_ms=layer_ms, row_ms=1e-6)
+    shard = ShardId(ModelDigest("ab" * 32), LayerRange(0, layers))
+    await worker.load(
+        ShardSpec(shard, virtual_config(layers), (), "f32", "exact"), lambda _done, _total: None
+    )
+    await worker.open_cache(shard, SESSION, 0, CacheSpec(1, 64, Sampling()))
+    header = Header(Kind.DECODE, SESSION, 0, 0, 0, 1, 0, 0, Numerics.EXACT, DType.F32, sample=True)
+    return worker, shard, Frame(header, (1,), b"")
+
+
+async def test_work_rises_while_a_step_is_computed() -> None:
+    worker, shard, frame = await prepared()
+    stepping = worker.start_step(shard, frame)
+    seen = []
+    for _ in range(11):
+        seen.append(worker.work(SESSION, 0))
+        await trio.sleep(0.1001)
+    assert seen == list(range(11))
+    assert (await stepping.result()).token is not None
+
+
+async def test_a_hang_in_mid_step_stops_the_work_and_delays_the_rest() -> None:
+    worker, shard, frame = await prepared()
+    began = trio.current_time()
+    stepping = worker.start_step(shard, frame)
+    await trio.sleep(0.45)
+    worker.hang()
+    assert worker.work(SESSION, 0) == 4
+    await trio.sleep(100)
+    assert worker.work(SESSION, 0) == 4
+    worker.resume()
+    result = await stepping.result()
+    assert trio.current_time() - began == pytest.approx(101)
+    assert result.step_ms == pytest.approx(101_000)
+    assert worker.work(SESSION, 0) == 10
+
+
+async def test_a_slow_worker_takes_longer_for_what_is_under_way_as_well() -> None:
+    worker, shard, frame = await prepared()
+    began = trio.current_time()
+    stepping = worker.start_step(shard, frame)
+    await trio.sleep(0.5)
+    worker.slow(4)
+    result = await stepping.result()
+    assert trio.current_time() - began == pytest.approx(2.5)
+    assert result.step_ms == pytest.approx(2500)
+    assert await worker.measure_layer(SHAPE) == pytest.approx(400)
+    worker.slow(1)
+    assert await worker.measure_layer(SHAPE) == pytest.approx(100)
+
+
+async def test_a_crash_in_mid_step_ends_it_and_what_waits_behind() -> None:
+    worker, shard, frame = await prepared()
+    started = [worker.start_step(shard, frame) for _ in range(3)]
+    assert worker.waiting() == 2
+    await trio.sleep(0.5)
+    worker.crash()
+    for stepping in started:
+        with pytest.raises(WorkerDied):
+            await stepping.result()
+    assert (worker.waiting(), worker.kv_bytes, worker.work(SESSION, 0)) == (0, 0, 0)
+
+
+async def test_a_worker_computes_on_for_whoever_gives_up() -> None:
+    worker, shard, frame = await prepared()
+    with trio.move_on_after(0.1):
+        await worker.step(shard, frame)
+    await trio.sleep(1)
+    assert worker.waiting() == 0
+    assert worker.work(SESSION, 0) == 10
+
+
+async def test_a_worker_computes_on_while_nobody_gets_a_turn_to_look() -> None:
+    worker, shard, frame = await prepared()
+    second = replace(frame, header=replace(frame.header, position=1, truncate_to=1))
+    first, behind = worker.start_step(shard, frame), worker.start_step(shard, second)
+    await trio.sleep(10)  # the daemon is stopped
+    woken = trio.current_time()
+    assert (await behind.result()).step_ms == pytest.approx(1000)
+    assert (await first.result()).step_ms == pytest.approx(1000)
+    assert trio.current_time() == woken
+
+
+async def test_what_caches_hold_is_seen_by_session_and_goes_with_them() -> None:
+    worker, shard, _ = await prepared()
+    await worker.open_cache(shard, OTHER, 0, CacheSpec(1, 32, Sampling()))
+    assert worker.caches == {SESSION: 64 * 10 * KV_ROW_BYTES, OTHER: 32 * 10 * KV_ROW_BYTES}
+    assert worker.kv_bytes == 96 * 10 * KV_ROW_BYTES
+    await worker.close_cache(shard, SESSION, 0)
+    assert worker.caches == {OTHER: 32 * 10 * KV_ROW_BYTES}
+    await worker.unload(shard)
+    assert worker.kv_bytes == 0
+
+
+async def test_a_cancelled_opening_leaves_no_cache() -> None:
+    worker, shard, frame = await prepared()
+    await worker.close_cache(shard, SESSION, 0)
+    busy = worker.start_step(shard, frame)
+    with trio.move_on_after(0.5):
+        await worker.open_cache(shard, OTHER, 0, CacheSpec(1, 32, Sampling()))
+    with pytest.raises(Unavailable):
+        await busy.result()
+    assert worker.kv_bytes == 0
+
+
+async def test_more_requests_than_a_worker_takes_are_refused() -> None:
+    worker, shard, frame = await prepared()
+    with pytest.raises(Overloaded):
+        for _ in range(limits.WORKER_REQUESTS_MAX + 2):
+            worker.start_step(shard, frame)
 
 
 async def test_calls_fail_for_the_restart_time_after_a_crash() -> None:

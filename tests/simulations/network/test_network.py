@@ -25,7 +25,7 @@ class TestVirtualNetwork(NetworkContract):
 
 
 async def test_latency_is_felt_once_each_way() -> None:
-    world = VirtualWorld(latency_s=1.0)
+    world = VirtualWorld(latency_s=0.4)
     async with members(world.network(), world.network()) as (one, two):
         two.handle(streams.MEMBERS, echo)
         stream = await one.open_stream(two.peer, streams.MEMBERS)

@@ -18,7 +18,7 @@ from libp2p.stream_muxer.exceptions import MuxedConnUnavailable, MuxedStreamEOF,
 from libp2p.stream_muxer.yamux.yamux import Yamux as StockYamux
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from mesh.host.connections import Connection
+from mesh.host.connection import Connection
 from mesh.host.guard import Guard
 from mesh.host.handshake.security import XkOnly
 from mesh.host.wire.framing import STALLED_WRITE_S, SecureConnection

@@ -1,0 +1,1 @@
+"""`weft sim`: one module per command, imported when it is used."""

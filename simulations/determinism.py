@@ -1,0 +1,150 @@
+"""The same run for the same seed: trio's scheduler drawn from a seed, on a clock that moves in whole milliseconds.
+
+trio promises no order among tasks that are ready at once. It has a switch that makes the order a function of one random
+generator (the tasks of a batch are sorted by their age and then shuffled), which hypothesis uses. The switch, the generator
+and the jump of a mock clock are private names, so trio is pinned, and before the first run of a process a small workload
+runs twice: a version of trio that schedules otherwise is refused rather than half believed.
+
+Jumps end on whole milliseconds, upwards. Many deadlines then fall into one pass of the scheduler, which costs far more than
+what the tasks do in it; and equal deadlines, which trio orders by address, become one batch that is sorted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache, partial
+from typing import Final, TypeVar, TypeVarTuple, Unpack
+
+import trio
+from trio._core import _run as scheduler
+from trio.testing import MockClock
+
+from protocols.errors import LocalFault
+from simulations.chance import chance
+
+TICKS_PER_S: Final = 1000
+NOISE: Final = 1e-3
+"""Of a tick. Sums of floats miss the millisecond they mean by far less; no time that means something lies so near one."""
+
+Args = TypeVarTuple("Args")
+Result = TypeVar("Result")
+
+
+def run_deterministically(
+    async_fn: Callable[[Unpack[Args]], Awaitable[Result]],
+    *args: *Args,
+    seed: int,
+    instruments: Sequence[trio.abc.Instrument] = (),
+) -> Result:
+    """`trio.run` on virtual time, with every choice of the scheduler drawn from `seed`.
+
+    Raises `LocalFault` if this version of trio can't be held to that. Afterwards trio is as it was before.
+    """
+    _check_scheduler()
+    return _run(partial(async_fn, *args), seed, instruments)
+
+
+class TickingClock(trio.abc.Clock):
+    """Virtual time that jumps to the next deadline whenever every task waits: a `MockClock` in whole milliseconds."""
+
+    def __init__(self) -> None:
+        self._tick = 0
+        self._now_s = 0.0
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        """trio lets nothing jump but its own final class."""
+        return MockClock
+
+    def start_clock(self) -> None:
+        scheduler.GLOBAL_RUN_CONTEXT.runner.clock_autojump_threshold = 0
+
+    def current_time(self) -> float:
+        return self._now_s
+
+    def deadline_to_sleep_time(self, deadline: float) -> float:
+        return 0 if deadline <= self._now_s else math.inf
+
+    def _autojump(self) -> None:
+        """trio calls this when nothing can run. What is due is woken here, which saves another pass of the scheduler."""
+        deadlines = scheduler.GLOBAL_RUN_CONTEXT.runner.deadlines
+        due_s = deadlines.next_deadline()
+        if due_s == math.inf:
+            return
+        self._tick = max(self._tick, math.ceil(due_s * TICKS_PER_S - NOISE))
+        self._now_s = max(self._now_s, self._tick / TICKS_PER_S)
+        while due_s <= (self._tick + NOISE) / TICKS_PER_S:
+            self._now_s = max(self._now_s, due_s)  # whoever waited for a time finds that it has come
+            deadlines.expire(self._now_s)
+            due_s = deadlines.next_deadline()
+
+
+def _run(
+    async_fn: Callable[[], Awaitable[Result]], seed: int, instruments: Sequence[trio.abc.Instrument]
+) -> Result:
+    with _seeded_scheduler(seed):
+        return trio.run(async_fn, clock=TickingClock(), instruments=instruments)
+
+
+@contextmanager
+def _seeded_scheduler(seed: int) -> Iterator[None]:
+    try:
+        before = scheduler._ALLOW_DETERMINISTIC_SCHEDULING, scheduler._r.getstate()  # noqa: SLF001
+    except AttributeError as error:
+        raise LocalFault(f"trio {trio.__version__} has no scheduler to seed: {error}") from error
+    _set_scheduler(is_seeded=True, state=chance(seed, "scheduler").getstate())
+    try:
+        yield
+    finally:
+        _set_scheduler(is_seeded=before[0], state=before[1])
+
+
+def _set_scheduler(*, is_seeded: bool, state: tuple[object, ...]) -> None:
+    scheduler._ALLOW_DETERMINISTIC_SCHEDULING = is_seeded  # type: ignore[misc]  # noqa: SLF001
+    scheduler._r.setstate(state)  # noqa: SLF001
+
+
+@cache
+def _check_scheduler() -> None:
+    one, two = (_run(_interleave, 1, ()) for _ in range(2))
+    if one != two:
+        raise LocalFault(
+            f"trio {trio.__version__} does not repeat a run for its seed, so no simulation can be repeated: "
+            "install the version that weft is pinned to"
+        )
+
+
+async def _interleave() -> str:
+    """A digest over the order in which tasks get their turns, where nothing but the scheduler decides it."""
+    seen = hashlib.blake2b()
+    lock, started = trio.Lock(), trio.Event()
+    send, receive = trio.open_memory_channel[int](1)
+
+    async def work(number: int) -> None:
+        await started.wait()
+        for turn in range(4):
+            seen.update(f"{number} {turn} {trio.current_time()} ".encode())
+            async with lock:
+                await trio.sleep(turn % 2 / TICKS_PER_S)
+            with trio.move_on_after((turn + 1) / TICKS_PER_S):
+                await send.send(number)
+        try:
+            await trio.sleep_forever()
+        finally:
+            seen.update(f"{number} ends ".encode())
+
+    async def collect() -> None:
+        async for number in receive:
+            seen.update(f"got {number} ".encode())
+
+    async with trio.open_nursery() as nursery:
+        for number in range(12):
+            nursery.start_soon(work, number)
+        nursery.start_soon(collect)
+        started.set()
+        await trio.sleep(1)
+        nursery.cancel_scope.cancel()
+    return seen.hexdigest()

@@ -1,0 +1,108 @@
+"""Who lives: verdicts need several who doubt, incarnations rise, and a healed core sees itself whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from mesh.liveness.detector import State
+from mesh.liveness.standing import NEVER, Standing
+from protocols import limits
+from protocols.ids import PeerId
+from simulations.invariants.bounds import TOGETHER_S
+from simulations.invariants.invariant import Breach, always, settled
+from simulations.invariants.mesh import Mesh
+
+LOOK_S = 0.5
+
+
+@always(
+    "S8",
+    f"A member is dead where {limits.SUSPICIONS_NEEDED} others doubt it, or by this node's own doubt of {limits.ALONE_S:.0f} s.",
+    every_s=LOOK_S,
+)
+def verdicts_have_grounds(mesh: Mesh) -> Iterator[Breach]:
+    members = len(mesh.cluster.nodes)
+    needed = max(1, min(limits.SUSPICIONS_NEEDED, members - 2))
+    for sight in mesh.sights.values():
+        for peer, standing in sight.standings.items():
+            if standing.state is not State.DEAD or standing.incarnation == NEVER or peer not in mesh.peers:
+                continue
+            own = standing.doubts.get(sight.peer)
+            is_alone = own is not None and mesh.now - own.since >= limits.ALONE_S - LOOK_S
+            others = {monitor for monitor in standing.doubts if monitor != peer}
+            if len(others) < needed and not is_alone and not _lives_with_few(sight.standings):
+                detail = f"{len(others)} doubt {mesh.name_of(peer)}, and {sight.name} calls it dead"
+                yield Breach((sight.name, mesh.name_of(peer)), detail)
+
+
+@always("S8", "Nobody doubts itself, and no table of doubts outgrows its bound.", every_s=LOOK_S)
+def doubts_are_of_others(mesh: Mesh) -> Iterator[Breach]:
+    for sight in mesh.sights.values():
+        for peer, standing in sight.standings.items():
+            if not standing.doubts:
+                continue
+            if peer in standing.doubts or len(standing.doubts) > limits.SUSPICIONS_MAX:
+                yield Breach((sight.name,), f"{len(standing.doubts)} doubts of {mesh.name_of(peer)}")
+
+
+@always("S8", "Nobody is thought to be in an incarnation that it never spoke of.", every_s=LOOK_S)
+def incarnations_were_spoken(mesh: Mesh) -> Iterator[Breach]:
+    spoken = {peer: high for history in mesh.histories.values() for peer, high in history.spoken.items()}
+    for sight in mesh.sights.values():
+        for peer, standing in sight.standings.items():
+            if standing.incarnation > spoken.get(peer, standing.incarnation):
+                detail = f"{mesh.name_of(peer)} is in {spoken[peer]}, {sight.name} has {standing.incarnation}"
+                yield Breach((sight.name, mesh.name_of(peer)), detail, within_s=3 * LOOK_S)
+
+
+@always(
+    "S8", "The incarnation of a node only rises, over restarts that keep its disk as well.", every_s=LOOK_S
+)
+def incarnations_rise(mesh: Mesh) -> Iterator[Breach]:
+    for sight in mesh.sights.values():
+        incarnation = sight.detector.incarnation
+        run, before = mesh.before(("incarnation", sight.peer), (sight.run, incarnation)) or (0, 0)
+        history = mesh.histories[sight.name]
+        if run == sight.run and incarnation < before:
+            yield Breach((sight.name,), f"from {before} to {incarnation}")
+        is_new_run = run not in (0, sight.run) and history.has_kept_its_disk and not history.had_a_full_disk
+        if is_new_run and incarnation <= before:
+            yield Breach(
+                (sight.name,), f"a new run began with {incarnation}, the one before had reached {before}"
+            )
+
+
+@settled("L1", "All of the healed core are up.")
+def the_core_is_up(mesh: Mesh) -> Iterator[Breach]:
+    for name in mesh.script.core or mesh.cluster.nodes:
+        if mesh.script.core and name not in mesh.sights:
+            yield Breach((name,), "it does not come up", within_s=TOGETHER_S)
+
+
+@settled("L1", f"All of the healed core see each other up within {TOGETHER_S:.0f} s.")
+def the_core_sees_itself(mesh: Mesh) -> Iterator[Breach]:
+    core = mesh.core
+    for sight in core:
+        for other in core:
+            if other is sight:
+                continue
+            if not sight.is_up(other.peer) or sight.detector.state(other.peer) is not State.ALIVE:
+                state = sight.detector.state(other.peer).name
+                detail = f"{other.name} is {state}, {'' if sight.is_up(other.peer) else 'not '}connected"
+                yield Breach((sight.name, other.name), detail, within_s=TOGETHER_S)
+
+
+@settled("L1", f"Nobody of the healed core takes for living what has been down for {TOGETHER_S:.0f} s.")
+def the_dead_are_known(mesh: Mesh) -> Iterator[Breach]:
+    down = [peer for peer, name in mesh.peers.items() if name not in mesh.sights]
+    for sight in mesh.core:
+        for peer in down:
+            if sight.detector.state(peer) <= State.SUSPECT:
+                detail = f"{mesh.name_of(peer)} is down, and {sight.detector.state(peer).name} there"
+                yield Breach((sight.name, mesh.name_of(peer)), detail, key=peer, within_s=TOGETHER_S)
+
+
+def _lives_with_few(standings: Mapping[PeerId, Standing]) -> bool:
+    """With fewer others alive, fewer have to agree."""
+    living = sum(standing.is_living for standing in standings.values())
+    return living < limits.SUSPICIONS_NEEDED

@@ -1,0 +1,160 @@
+"""The whole mesh at one moment, as the observer sees it, with what invariants have to remember from look to look."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass, field
+from typing import Final, TypeVar
+
+import trio
+
+from inference.sessions.relay import StageKey
+from inference.sessions.session import Session
+from inference.sessions.stage import Stage
+from node import api
+from protocols.ids import PeerId, SessionId
+from simulations.cluster.clients import Client, Clients
+from simulations.cluster.cluster import Cluster
+from simulations.invariants.history import History
+from simulations.invariants.sight import Sight
+from simulations.trace import Trace
+
+ValueT = TypeVar("ValueT")
+
+
+@dataclass(slots=True)
+class Reading:
+    """A client as far as it has been read. `fresh` came since the last look; `tokens` counts those before."""
+
+    client: Client
+    fresh: list[tuple[float, api.GenerateEvent]] = field(default_factory=list)
+    tokens: int = 0
+    events: int = 0
+    session: SessionId | None = None
+    next_position: int | None = None  # None before the first token is due
+    moved_s: float = 0.0  # when it last heard anything
+
+    def read(self) -> None:
+        self.tokens += sum(isinstance(event, api.Token) for _, event in self.fresh)
+        self.fresh = self.client.events[self.events :]
+        self.events += len(self.fresh)
+        if self.fresh:
+            self.moved_s = self.fresh[-1][0]
+        if self.session is None:
+            started = (event for _, event in self.fresh if isinstance(event, api.Started))
+            self.session = next((event.session for event in started), None)
+
+    @property
+    def fresh_tokens(self) -> list[api.Token]:
+        return [event for _, event in self.fresh if isinstance(event, api.Token)]
+
+
+class Mesh:
+    """What is true now. `refresh` looks again."""
+
+    def __init__(self, cluster: Cluster, clients: Clients, trace: Trace) -> None:
+        self.cluster: Final = cluster
+        self.clients: Final = clients
+        self.trace: Final = trace
+        self.script: Final = cluster.script
+        self.now = 0.0
+        self.sights: dict[str, Sight] = {}  # of all processes that are up
+        self.awake: list[Sight] = []  # those that are not paused
+        self.core: list[Sight] = []  # of those, the ones that were healed; all if the script names nobody
+        self.by_peer: dict[PeerId, Sight] = {}
+        self.readings: list[Reading] = []
+        self.histories: Final[dict[str, History]] = {}
+        self.peers: Final[dict[PeerId, str]] = {}  # every identity that a machine ever had
+        self.entered: dict[SessionId, tuple[Sight, Session]] = {}
+        self.stages: list[tuple[Sight, StageKey, Stage]] = []
+        self._memory: dict[Hashable, object] = {}
+
+    def refresh(self) -> None:
+        self.now = trio.current_time()
+        self._find_processes()
+        for reading in self.readings:
+            reading.read()
+        if len(self.clients.all) > len(self.readings):
+            self._meet_clients()
+        self.entered = {
+            id_: (sight, session) for sight in self.sights.values() for id_, session in sight.entered.items()
+        }
+        self.stages = [
+            (sight, key, machine) for sight in self.sights.values() for key, machine in sight.stages()
+        ]
+
+    def _meet_clients(self) -> None:
+        met = {reading.client.index for reading in self.readings}
+        for client in self.clients.all:
+            if client.index not in met:
+                self.readings.append(Reading(client, moved_s=client.began_s))
+                self.readings[-1].read()
+
+    def _find_processes(self) -> None:
+        sights: dict[str, Sight] = {}
+        for name, node in self.cluster.nodes.items():
+            history = self.histories.get(name) or self.histories.setdefault(name, History(node))
+            daemon = node.daemon
+            if daemon is not None:
+                known = self.sights.get(name)
+                is_same = known is not None and known.daemon is daemon
+                sights[name] = known if known is not None and is_same else Sight(node, daemon)
+                self.peers[sights[name].peer] = name
+                sights[name].disk_was_full |= node.disk.is_full
+            history.look(sights.get(name), self.now)
+        self.sights = sights
+        self.by_peer = {sight.peer: sight for sight in sights.values()}
+        self.awake = [sight for name, sight in sights.items() if not self.histories[name].is_paused]
+        core = self.script.core
+        self.core = [sight for sight in self.awake if sight.name in core] if core else self.awake
+
+    # What invariants ask ---------------------------------------------------------------------------------------------
+
+    @property
+    def settled_at_s(self) -> float | None:
+        """On trio's clock."""
+        settled_s = self.script.settled_at_s
+        return None if settled_s is None else self.cluster.started_at_s + settled_s
+
+    def name_of(self, peer: PeerId) -> str:
+        return self.peers.get(peer, peer[-8:])
+
+    def are_linked(self, one: PeerId, two: PeerId) -> bool:
+        """Whether bytes get through both ways."""
+        links = self.cluster.internet.links
+        return links.is_open(one, two) and links.is_open(two, one)
+
+    def stages_of(self, session: SessionId) -> Iterator[tuple[Sight, int, Stage]]:
+        for sight, (id_, index), machine in self.stages:
+            if id_ == session:
+                yield sight, index, machine
+
+    # Memory ----------------------------------------------------------------------------------------------------------
+
+    def before(self, key: Hashable, value: ValueT) -> ValueT | None:
+        """What was given under that key at the last look, None at the first."""
+        known = self._memory.get(key)
+        self._memory[key] = value
+        return known if known is None or isinstance(known, type(value)) else None
+
+    def is_news(self, key: Hashable, *values: object) -> bool:
+        """Whether any of the values is another than at the last look."""
+        known = self._memory.get(("news", key))
+        self._memory["news", key] = values
+        return known != values
+
+    def is_first_look(self, sight: Sight) -> bool:
+        """Whether this process was not there at the last look."""
+        return self.histories[sight.name].run_began_s == self.now
+
+    def first(self, key: Hashable, value: ValueT) -> ValueT:
+        """What was first given under that key."""
+        known = self._memory.setdefault(key, value)
+        return known if isinstance(known, type(value)) else value
+
+    def keep(self, key: Hashable, detail: str) -> str:
+        """Remember that something went wrong for good; empty `detail` only asks. Gives what went wrong first."""
+        if detail:
+            return self.first(key, detail)
+        known = self._memory.get(key, "")
+        return known if isinstance(known, str) else ""

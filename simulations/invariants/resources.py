@@ -1,0 +1,92 @@
+"""Memory and tasks: what a session took is given back on every hop, soon after it ended."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from inference.sessions.relay import StageKey
+from simulations.invariants.bounds import DRAINED_S, FREED_S, FREED_UNTOLD_S
+from simulations.invariants.invariant import LOOK_S, Breach, always
+from simulations.invariants.mesh import Mesh
+from simulations.invariants.sight import Sight
+
+_OF_SESSIONS = (
+    "inference.sessions.shard",
+    "inference.sessions.entry",
+    "inference.sessions.held",
+    "node.generation",
+)
+_TASKS_EVERY_S = 5.0
+
+
+@always("S6", "KV is held for stages that are open, and for no others.", every_s=0.5)
+def caches_belong_to_stages(mesh: Mesh) -> Iterator[Breach]:
+    for sight in mesh.awake:
+        if sight.worker_stands_still:
+            continue
+        for key in sight.caches():
+            if key not in sight.opened:
+                detail = f"the worker keeps KV of stage {key[1]} of session {key[0][:8]}, which is not open"
+                yield Breach((sight.name,), detail, key, within_s=10 * LOOK_S)
+
+
+@always(
+    "S6",
+    f"When a session ends, every stage lets go of it: within {FREED_S:.0f} s where its entry node lives.",
+    every_s=0.5,
+)
+def ended_sessions_are_let_go(mesh: Mesh) -> Iterator[Breach]:
+    for sight, key in _left_open(mesh):
+        entry = mesh.by_peer.get(sight.entry_of(key) or sight.peer)
+        if entry is not None:
+            detail = f"stage {key[1]} of session {key[0][:8]} of {entry.name} is still open"
+            yield Breach((sight.name, entry.name), detail, (key, entry.run), FREED_S)
+
+
+@always(
+    "S6",
+    f"When an entry node dies, every stage lets go of its sessions: within {FREED_UNTOLD_S:.1f} s, a verdict and a reply.",
+    every_s=0.5,
+)
+def orphaned_sessions_are_let_go(mesh: Mesh) -> Iterator[Breach]:
+    for sight, key in _left_open(mesh):
+        detail = f"stage {key[1]} of session {key[0][:8]}, whose entry is gone, is still open"
+        yield Breach((sight.name,), detail, key, FREED_UNTOLD_S)
+
+
+def _left_open(mesh: Mesh) -> Iterator[tuple[Sight, StageKey]]:
+    """Stages whose session is over, where word of that can come through and something can be done about it."""
+    for sight in mesh.awake:
+        for key in sight.opened:
+            if key[0] in mesh.entered or sight.worker_stands_still:
+                continue
+            entry = mesh.by_peer.get(sight.entry_of(key) or sight.peer)
+            is_reached = entry is None or mesh.are_linked(sight.peer, entry.peer)
+            if is_reached and (entry is None or entry in mesh.awake):
+                yield sight, key
+
+
+@always(
+    "S13", f"No task of a session is left {DRAINED_S:.0f} s after the last one ended.", every_s=_TASKS_EVERY_S
+)
+def tasks_end_with_their_sessions(mesh: Mesh) -> Iterator[Breach]:
+    if mesh.entered or any(sight.opened for sight in mesh.sights.values()):
+        return
+    for sight in mesh.awake:
+        left = Counter(task.name for task in sight.tasks() if task.name.startswith(_OF_SESSIONS))
+        if left:
+            detail = ", ".join(f"{count} {name}" for name, count in sorted(left.items()))
+            yield Breach((sight.name,), detail, within_s=DRAINED_S)
+
+
+@always("S13", "What is to be sent for a session is forgotten with it.", every_s=1.0)
+def outlets_end_with_their_sessions(mesh: Mesh) -> Iterator[Breach]:
+    for sight in mesh.awake:
+        for outlet in sight.outlets:
+            is_in_use = outlet.session in mesh.entered or any(
+                key[0] == outlet.session for key in sight.opened
+            )
+            if not is_in_use:
+                detail = f"an outlet to stage {outlet.stage} of session {outlet.session[:8]} is left"
+                yield Breach((sight.name,), detail, (outlet.session, outlet.stage), FREED_S)

@@ -1,0 +1,131 @@
+"""Sessions over their stages: whoever was left behind in an older epoch changes nothing, and no row is made up."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+
+from inference.sessions.events import Phase
+from protocols import limits
+from protocols.ids import SessionId
+from simulations.invariants.invariant import Breach, always
+from simulations.invariants.mesh import Mesh
+
+
+@always("S3", "A stage serves one epoch after the other, and its epochs only rise.")
+def epochs_of_stages_rise(mesh: Mesh) -> Iterator[Breach]:
+    for sight, key, stage in mesh.stages:
+        before = mesh.before(("stage epoch", sight.name, sight.run, key), stage.epoch)
+        if before is not None and before > stage.epoch:
+            yield Breach((sight.name,), f"stage {_named(key)} was in epoch {before}, now {stage.epoch}")
+
+
+@always("S3", "The epoch of a session only rises, and no stage is ahead of it.")
+def no_stage_is_ahead_of_its_session(mesh: Mesh) -> Iterator[Breach]:
+    for id_, (sight, session) in mesh.entered.items():
+        before = mesh.before(("session epoch", id_), session.epoch)
+        if before is not None and before > session.epoch:
+            yield Breach((sight.name,), f"session {id_[:8]} went back from epoch {before} to {session.epoch}")
+        for holder, index, stage in mesh.stages_of(id_):
+            if stage.epoch > session.epoch:
+                detail = f"stage {index} of session {id_[:8]} is in epoch {stage.epoch}, its entry in {session.epoch}"
+                yield Breach((holder.name, sight.name), detail)
+
+
+@always("S3", "At most one node serves a stage of a session in one epoch.")
+def stages_have_one_owner(mesh: Mesh) -> Iterator[Breach]:
+    owners: defaultdict[tuple[SessionId, int, int], list[str]] = defaultdict(list)
+    for sight, (session, index), stage in mesh.stages:
+        owners[session, index, stage.epoch].append(sight.name)
+    for (session, index, epoch), names in owners.items():
+        if len(names) > 1:
+            detail = f"stage {index} of session {session[:8]} has {len(names)} owners in epoch {epoch}"
+            yield Breach(tuple(sorted(names)), detail)
+
+
+@always(
+    "S3", "A stage has no rows that the one before it has not computed, nor the first any without a token."
+)
+def rows_come_from_upstream(mesh: Mesh) -> Iterator[Breach]:
+    machines = {(key, stage.epoch): (sight, stage) for sight, key, stage in mesh.stages}
+    for ((id_, index), epoch), (sight, stage) in machines.items():
+        if index == 0:
+            if id_ not in mesh.entered or (session := mesh.entered[id_][1]).epoch != epoch:
+                continue
+            source, rows = mesh.entered[id_][0], len(session.tokens)
+        elif ((id_, index - 1), epoch) in machines:
+            # A stage that is being rebuilt catches up with the one behind it.
+            source, before = machines[(id_, index - 1), epoch]
+            rows = max(before.rows, before.forward_from)
+        else:
+            continue
+        if stage.rows > rows:
+            detail = f"stage {index} of session {id_[:8]} has {stage.rows} rows, and {rows} were sent"
+            yield Breach((sight.name, source.name), detail)
+
+
+@always("S3", "A stage that a session has given up gets no rows of tokens that came after.")
+def given_up_stages_stay_behind(mesh: Mesh) -> Iterator[Breach]:
+    for sight, (id_, index), stage in mesh.stages:
+        if id_ not in mesh.entered:
+            continue
+        session = mesh.entered[id_][1]
+        place = session.places[index] if index < len(session.places) else None
+        if place is None or place.peer == sight.peer or stage.epoch >= session.epoch:
+            continue
+        tokens = mesh.first(("given up", id_, index, sight.name, stage.epoch), len(session.tokens))
+        if stage.rows > tokens:
+            detail = f"stage {index} of session {id_[:8]} had {tokens} rows to get, and has {stage.rows}"
+            yield Breach((sight.name,), detail)
+
+
+@always("S3", "The rows that a stage counts lie in the cache of its worker.", every_s=0.5)
+def counted_rows_are_cached(mesh: Mesh) -> Iterator[Breach]:
+    holders = {sight.name: sight for sight, _, _ in mesh.stages}
+    cached = {name: sight.cached_rows() for name, sight in holders.items() if any(sight.caches())}
+    for sight, key, stage in mesh.stages:
+        rows = cached.get(sight.name, {}).get(key, stage.rows)
+        if rows < stage.rows:
+            detail = f"stage {_named(key)} counts {stage.rows} rows, its cache has {rows}"
+            yield Breach((sight.name,), detail)
+
+
+@always("S4", "The route of a running session covers all layers, each exactly once, in order.", every_s=0.5)
+def routes_are_contiguous(mesh: Mesh) -> Iterator[Breach]:
+    for id_, (sight, session) in mesh.entered.items():
+        reached = 0
+        for place in session.places:
+            if place.range.start != reached:
+                detail = f"session {id_[:8]} goes from layer {reached} to {place.range}"
+                yield Breach((sight.name,), detail)
+            reached = place.range.end
+        if reached != mesh.script.layers:
+            detail = f"session {id_[:8]} covers {reached} of {mesh.script.layers} layers"
+            yield Breach((sight.name,), detail)
+
+
+@always("S3", "While a session runs, its stages serve exactly the ranges of its route.")
+def stages_serve_their_places(mesh: Mesh) -> Iterator[Breach]:
+    for id_, (sight, session) in mesh.entered.items():
+        if session.phase is not Phase.RUNNING:
+            continue
+        for holder, index, stage in mesh.stages_of(id_):
+            if stage.epoch != session.epoch:
+                continue
+            place = session.places[index]
+            if (holder.peer, stage.opened.range) != (place.peer, place.range):
+                detail = f"stage {index} of session {id_[:8]} is layers {stage.opened.range} there, {place.range} in its route"
+                yield Breach((holder.name, sight.name), detail)
+
+
+@always("S13", "No session outgrows what was reserved for it, nor outlives the failovers it is given.")
+def sessions_stay_within_their_order(mesh: Mesh) -> Iterator[Breach]:
+    for id_, (sight, session) in mesh.entered.items():
+        if len(session.tokens) > session.order.rows_max:
+            yield Breach((sight.name,), f"session {id_[:8]} has {len(session.tokens)} tokens")
+        if session.failovers > limits.FAILOVERS_MAX and session.phase is not Phase.DONE:
+            yield Breach((sight.name,), f"session {id_[:8]} goes on after {session.failovers} failovers")
+
+
+def _named(key: tuple[SessionId, int]) -> str:
+    return f"{key[1]} of session {key[0][:8]}"

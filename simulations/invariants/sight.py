@@ -1,0 +1,254 @@
+"""What an observer sees of one process: the whole of it, private parts included, and only by reading.
+
+The rule of the file: this is the one place that reaches into what the product keeps to itself. It calls nothing that
+changes anything or waits; what it names is named here once, so that a change inside the product is followed in one place.
+"""
+
+# ruff: noqa: SLF001  (to see everything is what an observer is for)
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import trio
+
+from inference.placement.holding.grants import Grant
+from inference.placement.holding.holdings import Holding
+from inference.sessions.relay import Outlet, StageKey
+from inference.sessions.session import Session
+from inference.sessions.stage import Stage
+from mesh.admission.revocations import RevocationTable
+from mesh.directory.address_book import AddressBook
+from mesh.liveness.standing import Standing
+from mesh.liveness.suspicion import Suspicion
+from mesh.picture.evidence import Record
+from mesh.picture.hearsay import Report
+from node.daemon import Daemon
+from protocols.certificates import Chain
+from protocols.gossip import BundleId
+from protocols.ids import ModelDigest, PeerId, SessionId
+from protocols.placement import ModelNote
+from protocols.session import OpenStage
+from simulations.machine.arithmetic import ArithmeticEngine
+
+if TYPE_CHECKING:
+    from mesh.gossip.table import Table
+    from mesh.gossip.views import Views
+    from simulations.cluster.node import SimulatedNode
+
+
+class Sight:
+    """One process, `run` of its machine. Good until it ends."""
+
+    def __init__(self, node: SimulatedNode, daemon: Daemon) -> None:
+        assert node.peer is not None
+        assert node.network is not None
+        self.node = node
+        self.name = node.name
+        self.daemon = daemon
+        self.peer = node.peer
+        self.run = node.starts
+        self.disk_was_full = False
+
+    # Liveness --------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def detector(self) -> Suspicion:
+        return self.daemon.members.watch._machine
+
+    @cached_property
+    def standings(self) -> Mapping[PeerId, Standing]:
+        """Of all that this node has heard of."""
+        return self.detector._standings
+
+    @property
+    def errands(self) -> int:
+        return self.daemon.members.watch._errands
+
+    def is_up(self, peer: PeerId) -> bool:
+        return peer in self.daemon.members._machine._up
+
+    # Admission -------------------------------------------------------------------------------------------------------
+
+    @property
+    def chain(self) -> Chain:
+        return self.daemon.members._papers.chain
+
+    @cached_property
+    def revocations(self) -> RevocationTable:
+        return self.daemon.members._papers._table
+
+    @property
+    def chains(self) -> int:
+        """Verified chains that are kept."""
+        return len(self.daemon.members._papers.door._chains)
+
+    @property
+    def book(self) -> AddressBook:
+        return self.daemon.members._file.book
+
+    @property
+    def static_keys(self) -> tuple[bytes, ...]:
+        return tuple(key.public for key in self.daemon.members._identity.statics)
+
+    # Gossip ----------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def table(self) -> Table:
+        return self.daemon.members.gossip._machine._table
+
+    @cached_property
+    def views(self) -> Views:
+        return self.daemon.members.gossip._machine._views
+
+    @property
+    def recent_ids(self) -> Mapping[BundleId, object]:
+        return self.daemon.members.gossip._machine._tree._recent
+
+    @property
+    def missing_ids(self) -> Mapping[BundleId, object]:
+        return self.daemon.members.gossip._machine._tree._missing
+
+    @property
+    def rated_peers(self) -> int:
+        return len(self.daemon.members.gossip._machine._rates)
+
+    @property
+    def link_bytes(self) -> int:
+        """Waiting for the slowest gossip link."""
+        links = self.daemon.members.gossip._links.values()
+        return max((link._waiting_bytes for link in links), default=0)
+
+    # What is thought of peers ----------------------------------------------------------------------------------------
+
+    @property
+    def records(self) -> Mapping[PeerId, Record]:
+        return self.daemon.picture._ledger._records
+
+    @property
+    def reports(self) -> Mapping[PeerId, Mapping[PeerId, Report]]:
+        return self.daemon.picture._hearsay._reports
+
+    def health_heard_s(self, peer: PeerId) -> float | None:
+        """When the last digest of a peer came, None if none ever did."""
+        heard = self.daemon.picture._health.get(peer)
+        return heard[0] if heard else None
+
+    @property
+    def health_known(self) -> int:
+        return len(self.daemon.picture._health)
+
+    # Placement -------------------------------------------------------------------------------------------------------
+
+    @property
+    def grants(self) -> tuple[Grant, ...]:
+        return tuple(self.daemon.placement._holder.grants)
+
+    @property
+    def ranks(self) -> Mapping[ModelDigest, tuple[int, PeerId]]:
+        """The highest (term, proposer) granted of each model."""
+        return self.daemon.placement._holder.grants._highest
+
+    @property
+    def holdings(self) -> tuple[Holding, ...]:
+        return tuple(self.daemon.placement._holder.holdings.values())
+
+    @property
+    def notes(self) -> Mapping[ModelDigest, ModelNote]:
+        return self.daemon.placement._holder.notes
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """Paths of the models that were offered here."""
+        return tuple(sorted({each.path for each in self.daemon._library._folders.values()}))
+
+    @property
+    def claim_holders(self) -> int:
+        return len(self.daemon.placement.claims._told)
+
+    # Sessions --------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def entered(self) -> Mapping[SessionId, Session]:
+        """Sessions that enter here."""
+        return self.daemon.entry.running
+
+    @cached_property
+    def opened(self) -> Mapping[StageKey, OpenStage]:
+        """Stages that are open here, or being opened."""
+        return self.daemon.server.sessions
+
+    @cached_property
+    def _deliverers(self) -> Mapping[StageKey, object]:
+        return self.daemon.relay._stages
+
+    def entry_of(self, key: StageKey) -> PeerId | None:
+        """Who has opened that stage."""
+        entry = self.daemon.server._entries.get(key)
+        return entry[0] if entry else None
+
+    def stages(self) -> Iterator[tuple[StageKey, Stage]]:
+        """The machines of the stages that take frames."""
+        for key, deliver in self._deliverers.items():
+            machine = getattr(getattr(deliver, "__self__", None), "_machine", None)
+            if isinstance(machine, Stage):
+                yield key, machine
+
+    @property
+    def outlets(self) -> tuple[Outlet, ...]:
+        return tuple(self.daemon.relay._outlets.values())
+
+    # The machine -----------------------------------------------------------------------------------------------------
+
+    def caches(self) -> Iterator[StageKey]:
+        """For which stages of which sessions the worker keeps KV."""
+        worker = self.node.worker
+        if worker.kv_bytes:
+            yield from ((session, stage) for _, session, stage in worker._process.kv_bytes)
+
+    def cached_rows(self) -> dict[StageKey, int]:
+        """How many rows of each, where the engine is the arithmetic one. Only good right after `caches`."""
+        shards = self.node.worker._process._server._shards.values()
+        return {
+            key: len(cache.chains[0])
+            for held in shards
+            if isinstance(held.engine, ArithmeticEngine)
+            for key, cache in held.engine._caches.items()
+        }
+
+    @property
+    def worker_stands_still(self) -> bool:
+        """By a fault, or because it is down."""
+        worker = self.node.worker
+        return worker.pid is None or worker._processor._hangs
+
+    @property
+    def late_s(self) -> tuple[tuple[float, float], ...]:
+        """When the event loop was late lately, and by how much."""
+        return tuple(self.daemon._lag._late)
+
+    @property
+    def disk_is_slow(self) -> bool:
+        return self.node.disk.write_s > 0
+
+    @property
+    def faults(self) -> Mapping[str, int]:
+        assert self.node.network is not None
+        return self.node.network.faults
+
+    @property
+    def streams_per_connection(self) -> int:
+        """Of the busiest connection."""
+        ends = getattr(self.node.network, "_ends", {})
+        return max((len(end._streams) for group in ends.values() for end in group), default=0)
+
+    def tasks(self) -> Iterator[trio.lowlevel.Task]:
+        """All tasks of the process."""
+        root = self.node.root_task
+        waiting = [root] if root is not None else []
+        while waiting:
+            task = waiting.pop()
+            yield task
+            waiting += [child for nursery in task.child_nurseries for child in nursery.child_tasks]

@@ -1,0 +1,186 @@
+"""A model without torch: arithmetic whose tokens betray every mistake with rows.
+
+A row is eight whole numbers below 256, which f32 and bf16 both carry exactly. Layer l turns row p into
+
+    chain[l][p] = blake2b(l, chain[l][p-1], row p),    row p of the next layer = the first eight bytes of chain[l][p]
+
+so every row depends on all rows before it, as with causal attention, and a lost, doubled or reordered row changes every
+token after it. How rows are cut into frames changes nothing. A greedy token is a function of the last row; a sampled one of
+the last row, the seed and the position.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Final
+
+from inference.engine.worker_server import CacheKey
+from protocols.errors import Malformed, Overloaded, UserError
+from protocols.placement import LayerRange, LayerShape
+from protocols.seams import CacheSpec, ShardLoaded, ShardSpec
+from protocols.session import Sampling
+from protocols.tensor import DType, Frame, Kind
+
+WIDTH: Final = 8
+VOCABULARY: Final = 4096
+LAYER_BYTES: Final = 1 << 20
+KV_ROW_BYTES: Final = 64  # per layer
+_FLOATS: Final = struct.Struct(f"<{WIDTH}f")
+_GREEDY: Final = Sampling()
+
+Row = bytes  # WIDTH numbers below 256
+
+
+@dataclass(slots=True)
+class _Cache:
+    """`chains[layer]` holds one digest per row."""
+
+    spec: CacheSpec
+    chains: list[list[bytes]]
+
+
+class ArithmeticEngine:
+    """Implements `inference.engine.worker_server.Engine`: one range of layers with its caches."""
+
+    def __init__(
+        self, layers: LayerRange, *, is_last: bool, loaded: ShardLoaded, room: Callable[[], int]
+    ) -> None:
+        self._range = layers
+        self._is_last = is_last
+        self._loaded = loaded
+        self._room = room
+        self._caches: dict[CacheKey, _Cache] = {}
+
+    @property
+    def loaded(self) -> ShardLoaded:
+        return self._loaded
+
+    def open_cache(self, key: CacheKey, spec: CacheSpec) -> int:
+        kv_bytes = spec.rows_max * self._range.layers * KV_ROW_BYTES
+        if kv_bytes > self._room():
+            raise Overloaded(f"{kv_bytes} bytes of KV do not fit into {self._room()}")
+        self._caches[key] = _Cache(spec, [[] for _ in range(self._range.layers)])
+        return kv_bytes
+
+    def close_cache(self, key: CacheKey) -> None:
+        self._caches.pop(key, None)
+
+    def close(self) -> None:
+        self._caches.clear()
+
+    def step(self, key: CacheKey, frame: Frame, on_layer: Callable[[], None]) -> tuple[bytes, int | None]:
+        header, cache = frame.header, self._caches[key]
+        rows = self._accept(cache, frame)
+        for layer, chain in enumerate(cache.chains, self._range.start):
+            del chain[header.position :]
+            rows = _layer(layer, chain, rows)
+            on_layer()
+        if not self._is_last:
+            return b"".join(_pack(row, header.dtype) for row in rows), None
+        sampling = cache.spec.sampling or _GREEDY
+        return b"", draw(rows[-1], sampling, header.position + header.rows) if header.sample else None
+
+    def _accept(self, cache: _Cache, frame: Frame) -> list[Row]:
+        """The rows of a frame that follows on from the cache; raises `Malformed` for any other."""
+        header = frame.header
+        if header.truncate_to != header.position or header.position > len(cache.chains[0]):
+            raise Malformed(f"rows from {header.position} do not follow on from {len(cache.chains[0])}")
+        if header.position + header.rows > cache.spec.rows_max:
+            raise Malformed(f"rows past the {cache.spec.rows_max} reserved")
+        if header.kind is Kind.VERIFY:
+            raise Malformed("verification is not served yet")
+        if self._range.start == 0:
+            return [struct.pack("<II", token, 0) for token in frame.tokens]
+        if header.width != WIDTH:
+            raise Malformed(f"rows of width {header.width}, not {WIDTH}")
+        return _unpack(frame.body, header.dtype)
+
+
+class ArithmeticEngines:
+    """Implements `inference.engine.worker_server.Engines`; `room` tells the bytes that are free."""
+
+    def __init__(self, room: Callable[[], int], numerics_class: str = "virtual") -> None:
+        self._room = room
+        self._numerics_class = numerics_class
+
+    def load(self, spec: ShardSpec, on_progress: Callable[[int, int], None]) -> ArithmeticEngine:
+        layers = spec.shard.range
+        model_layers = _layers_of(spec.config)
+        total_bytes = layers.layers * LAYER_BYTES
+        on_progress(total_bytes, total_bytes)
+        loaded = ShardLoaded(total_bytes, self._numerics_class, is_exact=True)
+        return ArithmeticEngine(layers, is_last=layers.end == model_layers, loaded=loaded, room=self._room)
+
+    def measure_layer(self, shape: LayerShape) -> float:
+        """Nothing: arithmetic takes no time but what the worker models."""
+        del shape
+        return 0.0
+
+
+def virtual_config(layers: int) -> bytes:
+    """A config.json with what this arithmetic reads of it."""
+    return json.dumps({"num_hidden_layers": layers, "hidden_size": WIDTH, "vocab_size": VOCABULARY}).encode()
+
+
+def _layers_of(config: bytes) -> int:
+    try:
+        return int(json.loads(config)["num_hidden_layers"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"a config.json without a number of layers: {error}; check it") from error
+
+
+def draw(row: Row, sampling: Sampling, position: int) -> int:
+    """The token for `position`; with a temperature it depends on seed and position besides the row."""
+    key = b"" if sampling.temperature == 0 else struct.pack("<QQ", sampling.seed, position)
+    return int.from_bytes(hashlib.blake2b(row + key, digest_size=8).digest(), "little") % VOCABULARY
+
+
+def answering(prompt: tuple[int, ...], layers: int, sampling: Sampling) -> Iterator[int]:
+    """What one faultless worker that holds all layers answers, without an end."""
+    chains: list[list[bytes]] = [[] for _ in range(layers)]
+    fresh = prompt
+    while True:
+        rows = [struct.pack("<II", token, 0) for token in fresh]
+        for layer, chain in enumerate(chains):
+            rows = _layer(layer, chain, rows)
+        fresh = (draw(rows[-1], sampling, len(chains[0])),)
+        yield fresh[0]
+
+
+def reference_tokens(prompt: tuple[int, ...], layers: int, sampling: Sampling, count: int) -> list[int]:
+    """The first `count` tokens of a faultless answer."""
+    return list(islice(answering(prompt, layers, sampling), count))
+
+
+def _layer(layer: int, chain: list[bytes], rows: list[Row]) -> list[Row]:
+    """Appends to the chain of this layer; gives the rows for the next."""
+    number, before = struct.pack("<I", layer), chain[-1] if chain else b""
+    out = []
+    for row in rows:
+        before = hashlib.blake2b(number + before + row, digest_size=16).digest()
+        chain.append(before)
+        out.append(before[:WIDTH])
+    return out
+
+
+def _pack(row: Row, dtype: DType) -> bytes:
+    floats = _FLOATS.pack(*row)
+    if dtype is DType.F32:
+        return floats
+    # bf16 is the upper half of f32, and eight bits fit its significand.
+    return b"".join(floats[start + 2 : start + 4] for start in range(0, len(floats), 4))
+
+
+def _unpack(body: bytes | bytearray | memoryview, dtype: DType) -> list[Row]:
+    data = bytes(body)
+    if dtype is DType.BF16:
+        data = b"".join(b"\0\0" + data[start : start + 2] for start in range(0, len(data), 2))
+    try:
+        return [bytes(map(int, numbers)) for numbers in _FLOATS.iter_unpack(data)]
+    except (ValueError, OverflowError, struct.error) as error:
+        raise Malformed(f"not rows of this arithmetic: {error}") from error

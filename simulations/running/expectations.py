@@ -1,0 +1,81 @@
+"""What a scenario promises beyond the invariants, held against what a run has shown.
+
+The rule of the file: pure. A miss is "name: sentence"; the name is that of the field of `Expectations`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from simulations.running.outcome import Detection, RequestOutcome
+from simulations.scenarios.script import Script
+
+
+def missed(
+    script: Script, requests: tuple[RequestOutcome, ...], detections: tuple[Detection, ...]
+) -> tuple[str, ...]:
+    """The promises that did not hold, in the order of the fields. Empty for a run that kept them all."""
+    return (
+        *_finished(script, requests),
+        *_failovers(script, requests),
+        *_detections(script, detections),
+        *_false_deaths(script, detections),
+        *_text(script, requests),
+    )
+
+
+def name_of(miss: str) -> str:
+    """The field of `Expectations` that a miss is about."""
+    return miss.partition(":")[0]
+
+
+def _finished(script: Script, requests: tuple[RequestOutcome, ...]) -> Iterator[str]:
+    promised = script.expect.finished_share
+    counted = [request for request in requests if request.status not in {"lost", "cancelled"}]
+    if promised is None or not counted:
+        return
+    finished = sum(request.status == "finished" for request in counted)
+    if finished / len(counted) < promised:
+        yield (
+            f"finished_share: {finished} of {len(counted)} requests finished ({finished / len(counted):.1%}), "
+            f"and {promised:.1%} were promised"
+        )
+
+
+def _failovers(script: Script, requests: tuple[RequestOutcome, ...]) -> Iterator[str]:
+    bound_s = script.expect.failover_max_s
+    pauses_s = [(each.pause_s, request.index) for request in requests for each in request.failovers]
+    if bound_s is None or not pauses_s:
+        return
+    longest_s, index = max(pauses_s)
+    if longest_s > bound_s:
+        yield (
+            f"failover_max_s: request {index} paused for {longest_s:.2f} s, and at most {bound_s:g} s were promised"
+        )
+
+
+def _detections(script: Script, detections: tuple[Detection, ...]) -> Iterator[str]:
+    bound_s = script.expect.detection_max_s
+    took_s = [(each.first_s - each.down_at_s, each.node) for each in detections if each.down_at_s is not None]
+    if bound_s is None or not took_s:
+        return
+    longest_s, node = max(took_s)
+    if longest_s > bound_s:
+        yield (
+            f"detection_max_s: {node} was called dead after {longest_s:.2f} s, and {bound_s:g} s were promised"
+        )
+
+
+def _false_deaths(script: Script, detections: tuple[Detection, ...]) -> Iterator[str]:
+    bound = script.expect.false_deaths
+    false = [each.node for each in detections if each.down_at_s is None]
+    if bound is not None and len(false) > bound:
+        yield (
+            f"false_deaths: {len(false)} deaths were false ({', '.join(sorted(set(false)))}), and at most {bound} were promised"
+        )
+
+
+def _text(script: Script, requests: tuple[RequestOutcome, ...]) -> Iterator[str]:
+    wrong = [str(request.index) for request in requests if not request.is_exact]
+    if script.expect.exact_text and wrong:
+        yield f"exact_text: other text than an unbroken run was given to request {', '.join(wrong)}"

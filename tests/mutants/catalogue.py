@@ -1,0 +1,14 @@
+"""The planted bugs: each is a slip that somebody could make, and that an invariant forbids."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tests.mutants import admission, gossip, lingering, liveness, placement, sessions
+from tests.mutants.planting import Mutant
+
+MUTANTS: Final[dict[str, Mutant]] = {
+    mutant.name: mutant
+    for wing in (sessions, placement, liveness, gossip, admission, lingering)
+    for mutant in wing.MUTANTS
+}

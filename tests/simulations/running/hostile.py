@@ -1,0 +1,29 @@
+"""What workers do to the engine that runs them; importable, since it is run in other processes. `task.scenario` says what."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+from simulations.running.outcome import Outcome
+from simulations.running.task import Task
+from tests.simulations.running.outcomes import outcome
+
+
+def behave(task: Task) -> Outcome:
+    match task.scenario:
+        case "dies":
+            os._exit(9)
+        case "dies once":
+            marker = Path(task.text)
+            if not marker.exists():
+                marker.touch()
+                os._exit(9)
+        case "hangs":
+            signal.pause()
+        case "raises":
+            raise ExceptionGroup("many", [ValueError("no such\nlayer")])
+        case "is asked to stop":
+            os.kill(os.getpid(), signal.SIGINT)
+    return outcome(task.seed)

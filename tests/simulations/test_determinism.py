@@ -1,0 +1,142 @@
+"""Runs that can be repeated."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+import trio
+from trio._core import _run as scheduler
+
+from protocols.errors import LocalFault
+from simulations import determinism
+from simulations.determinism import run_deterministically
+
+SEEDS = range(5)
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """As in a process in which nothing has run yet."""
+    determinism._check_scheduler.cache_clear()
+    yield
+    determinism._check_scheduler.cache_clear()
+
+
+async def turns_of(tasks: int) -> list[int]:
+    """The order in which tasks get their turns that nothing but the scheduler orders."""
+    seen: list[int] = []
+
+    async def work(number: int) -> None:
+        for _ in range(3):
+            await trio.sleep(0.001)
+            seen.append(number)
+
+    async with trio.open_nursery() as nursery:
+        for number in range(tasks):
+            nursery.start_soon(work, number)
+    return seen
+
+
+def test_one_seed_gives_one_order_and_another_seed_another() -> None:
+    orders = [tuple(run_deterministically(turns_of, 6, seed=seed)) for seed in SEEDS]
+    assert orders == [tuple(run_deterministically(turns_of, 6, seed=seed)) for seed in SEEDS]
+    assert len(set(orders)) == len(SEEDS)
+
+
+def test_the_order_is_the_same_in_a_process_where_strings_hash_otherwise() -> None:
+    code = "from simulations import determinism as d; print([d._run(d._interleave, s, ()) for s in range(3)])"
+    printed = {
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, check=True, env={"PYTHONHASHSEED": hash_seed}
+        ).stdout
+        for hash_seed in ("1", "2")
+    }
+    assert printed == {
+        f"{[determinism._run(determinism._interleave, seed, ()) for seed in range(3)]}\n".encode()
+    }
+
+
+def test_trio_is_afterwards_as_it_was_also_when_the_run_fails() -> None:
+    async def fail() -> None:
+        raise LookupError("nothing")
+
+    before = scheduler._ALLOW_DETERMINISTIC_SCHEDULING, scheduler._r.getstate()
+    run_deterministically(turns_of, 3, seed=1)
+    with pytest.raises(LookupError):
+        run_deterministically(fail, seed=1)
+    assert before == (scheduler._ALLOW_DETERMINISTIC_SCHEDULING, scheduler._r.getstate())
+
+
+async def times_of(*sleeps_s: float) -> list[float]:
+    times = []
+    for seconds in sleeps_s:
+        await trio.sleep(seconds)
+        times.append(trio.current_time())
+    return times
+
+
+def test_time_moves_in_whole_milliseconds_upwards() -> None:
+    assert run_deterministically(times_of, 0.0001, 0.0021, 1.0, 0.99901, seed=1) == pytest.approx(
+        [0.001, 0.004, 1.004, 2.004], abs=1e-9
+    )
+
+
+def test_sums_of_floats_cost_no_millisecond() -> None:
+    times = run_deterministically(times_of, *[0.001] * 5000, *[0.0007] * 100, seed=1)
+    assert times == pytest.approx([0.001 * count for count in range(1, 5101)], abs=1e-9)
+
+
+def test_nobody_wakes_before_the_time_that_it_waited_for() -> None:
+    async def wait() -> list[float]:
+        early = []
+        for count in range(1, 3000):
+            due = trio.current_time() + 0.001 * (1 + count % 7)
+            await trio.sleep_until(due)
+            early.append(max(0.0, due - trio.current_time()))
+        return early
+
+    assert set(run_deterministically(wait, seed=1)) == {0.0}
+
+
+def test_deadlines_within_one_millisecond_come_in_one_turn() -> None:
+    """However many there are, the clock jumps once."""
+
+    async def wait_until(due: float, times: list[float]) -> None:
+        await trio.sleep_until(due)
+        times.append(trio.current_time())
+
+    async def meet() -> list[float]:
+        times: list[float] = []
+        async with trio.open_nursery() as nursery:
+            for due in (0.0501, 0.0509, 0.051, 0.03 + 0.021, 0.0502):
+                nursery.start_soon(wait_until, due, times)
+        return times
+
+    assert len(set(run_deterministically(meet, seed=1))) == 1
+
+
+def test_a_day_without_deadlines_takes_no_time_and_events_still_come() -> None:
+    async def live() -> float:
+        with trio.move_on_after(86_400):
+            await trio.sleep_forever()
+        return trio.current_time()
+
+    assert run_deterministically(live, seed=1) == 86_400
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_trio_that_shuffles_as_it_likes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(determinism, "_set_scheduler", lambda **_: None)
+    monkeypatch.setattr(scheduler, "_ALLOW_DETERMINISTIC_SCHEDULING", False)
+    with pytest.raises(LocalFault, match=rf"trio {trio.__version__} does not repeat a run"):
+        run_deterministically(turns_of, 3, seed=1)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_trio_without_the_switch_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(scheduler, "_ALLOW_DETERMINISTIC_SCHEDULING")
+    with pytest.raises(LocalFault, match=rf"trio {trio.__version__} has no scheduler to seed"):
+        run_deterministically(turns_of, 3, seed=1)
