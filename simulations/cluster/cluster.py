@@ -94,7 +94,7 @@ class Cluster:
         return is_up
 
     async def offer(self, node: SimulatedNode | None = None) -> bool:
-        """Have the model served, by default through the first node that is up; whether all of it is.
+        """Have the model served, by default through the first node that is up, on those that the script says; whether all is.
 
         Raises `WeftError` as `node.api.NodeApi.offer` does.
         """
@@ -102,11 +102,12 @@ class Cluster:
         if node is None or node.process is None:
             return False
         served = trio.Event()
+        on = tuple(self.nodes[name].peer or "" for name in self.script.offer_on)
         failures: list[WeftError] = []
 
         async def ask(daemon: api.NodeApi) -> None:
             try:
-                async with daemon.offer(self.model.offered()) as events:
+                async with daemon.offer(self.model.offered(), on=on) as events:
                     async for event in events:
                         if isinstance(event, api.Offered):
                             served.set()

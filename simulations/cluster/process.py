@@ -89,14 +89,18 @@ class Process:
 
     async def _live(self) -> None:
         self.body = body = await self._make(self)
-        async with body.daemon.run(), trio.open_nursery() as self._serving:
+        async with body.daemon.run(), trio.open_nursery() as serving:
+            self._serving = serving
             if self.phase is Phase.STARTING:
                 self.phase = Phase.UP
             self.up.set()
-            await self._stopping.wait()
-            with trio.move_on_after(limits.DRAIN_S):
-                await body.daemon.drain()
-            self._serving.cancel_scope.cancel()
+            try:
+                await self._stopping.wait()
+                with trio.move_on_after(limits.DRAIN_S):
+                    await body.daemon.drain()
+            finally:
+                self._serving = None  # before it closes: the goodbyes take longer
+            serving.cancel_scope.cancel()
 
     def stop(self) -> None:
         """SIGTERM: drain, tell the others, end."""

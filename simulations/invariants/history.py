@@ -41,9 +41,13 @@ class History:
     is_paused: bool = False
     peer: PeerId | None = None  # as whom it runs, or ran last
     _run: int = -1
+    _last: Sight | None = None
 
     def look(self, sight: Sight | None, now: float) -> None:
         self.had_a_full_disk |= self.node.disk.is_full
+        if self._last is not None and self._last is not sight:
+            self._hear(self._last)  # what it said between the last look and its end
+        self._last = sight
         if sight is None:
             if self._run >= 0 and self._is_over(self.downs):
                 self.downs.append(Span(self.node.down_at_s if self.node.down_at_s is not None else now))
@@ -64,6 +68,9 @@ class History:
             self.first_incarnation, self.peer = sight.detector.incarnation, sight.peer
             if self.downs and self.downs[-1].ended_s is None:
                 self.downs[-1].ended_s = now
+        self._hear(sight)
+
+    def _hear(self, sight: Sight) -> None:
         self.spoken[sight.peer] = max(self.spoken.get(sight.peer, 0), sight.detector.incarnation)
 
     @staticmethod

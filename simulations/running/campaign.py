@@ -203,9 +203,11 @@ def main(arguments: Sequence[str]) -> int:
             told = Campaign(arguments[0], lambda: LocalEngine(jobs, carry_out), shall_stop, _say).run()
     except WeftError as error:
         return _complain(str(error), ExitCode.FAILED)
+    except KeyboardInterrupt:
+        return _complain("interrupted", ExitCode.INTERRUPTED)
     click.echo(msgspec.json.encode(told))
     if not told.is_whole:
-        return _complain("interrupted; the same command goes on from here", ExitCode.INTERRUPTED)
+        return _complain("interrupted; what is told is not all", ExitCode.INTERRUPTED)
     return ExitCode.FAILED if told.violations else ExitCode.OK
 
 

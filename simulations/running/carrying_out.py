@@ -10,13 +10,13 @@ from simulations.scenarios.scenario import parse
 from simulations.scenarios.script import Script
 
 
+def carry_out(task: Task) -> Outcome:
+    """In this thread."""
+    return run_script(script_of(task))
+
+
 def script_of(task: Task) -> Script:
     """Raises `UserError` if the scenario can't be had that way."""
     if task.script is not None:
         return task.script
     return draw(parse(task.scenario, task.text.encode()), task.seed, task.nodes, task.minutes)
-
-
-def carry_out(task: Task) -> Outcome:
-    """In this thread."""
-    return run_script(script_of(task))

@@ -11,6 +11,7 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import signal
+import tempfile
 import threading
 import time
 from collections import deque
@@ -24,6 +25,7 @@ from typing import Final, Protocol, Self
 from simulations.running.outcome import Outcome
 from simulations.running.task import Task
 
+_SPAWN: Final = multiprocessing.get_context("spawn")
 TRIES: Final = 2
 LIMIT_S: Final = 1800.0
 """Of wall-clock time for one task: ten times what the longest of the nightly runs takes."""
@@ -66,7 +68,9 @@ class LocalEngine:
     """`jobs` processes. `work` must be importable by its name in a new process."""
 
     def __init__(self, jobs: int, work: Callable[[Task], Outcome], limit_s: float = LIMIT_S) -> None:
-        self._slots = [_Slot() for _ in range(jobs)]
+        # Processes that are killed do not clear up: what they keep on disk is the engine's to remove.
+        self._folder = tempfile.TemporaryDirectory(prefix="weft-sweep-", ignore_cleanup_errors=True)
+        self._slots = [_Slot(self._folder.name) for _ in range(jobs)]
         self._limit_s = limit_s
         self._work = work
         self._waiting: deque[tuple[Task, int]] = deque()
@@ -80,6 +84,7 @@ class LocalEngine:
         self._waiting.clear()
         for slot in self._slots:
             slot.end()
+        self._folder.cleanup()
 
     def submit(self, tasks: Sequence[Task]) -> None:
         self._waiting.extend((task, 1) for task in tasks)
@@ -132,7 +137,8 @@ class LocalEngine:
 class _Slot:
     """One process, started when it is first needed, and what it does: one task at a time, so that a death is that task's."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
         self.future: Future[Outcome] | None = None
         self.task: Task | None = None
         self.tries = 0
@@ -144,7 +150,7 @@ class _Slot:
         self.task, self.tries, self.since_s = task, tries, time.monotonic()
         try:
             if self._pool is None:
-                self._pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _settle_in)
+                self._pool = ProcessPoolExecutor(1, _SPAWN, _settle_in, (self._folder,))
                 self._process = self._pool.submit(os.getpid).result()
             self.since_s = time.monotonic()  # that a process starts slowly is not the task's fault
             self.future = self._pool.submit(work, task)
@@ -163,8 +169,9 @@ class _Slot:
         self._pool = self.future = self.task = None
 
 
-def _settle_in() -> None:
-    """In a new process: an interrupt is its parent's to answer, and without a parent it has nobody to work for."""
+def _settle_in(folder: str) -> None:
+    """In a new process: temporary files go to `folder`, an interrupt is its parent's to answer, and without a parent it has nobody to work for."""
+    tempfile.tempdir = folder
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

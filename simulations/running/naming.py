@@ -15,7 +15,7 @@ def strangers(script: Script) -> tuple[str, ...]:
     """What a script names and does not have, sorted."""
     known = {node.name for node in script.nodes}
     named = {node for fault in script.faults for node in nodes_named(fault)}
-    named |= {request.entry for request in script.requests} | set(script.core)
+    named |= {request.entry for request in script.requests} | {*script.core, *script.offer_on}
     return tuple(sorted(named - known))
 
 
@@ -28,6 +28,7 @@ def without(script: Script, gone: Collection[str]) -> Script:
         requests=tuple(request for request in script.requests if request.entry not in gone),
         faults=tuple(left for fault in script.faults if (left := _without(fault, gone)) is not None),
         core=tuple(node for node in script.core if node not in gone),
+        offer_on=tuple(node for node in script.offer_on if node not in gone),
     )
 
 

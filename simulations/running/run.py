@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -25,6 +24,9 @@ from simulations.running.failure import TAIL_EVENTS
 from simulations.running.guard import Guard
 from simulations.running.logs import LogSink, kept_logs
 from simulations.running.outcome import Failover, Outcome, RequestOutcome, Violation
+from simulations.running.progress import OnProgress
+from simulations.running.progress import Progress as Progress
+from simulations.running.world_level import run_at_world_level
 from simulations.scenarios.script import Script
 from simulations.trace import Trace
 
@@ -34,31 +36,22 @@ LOOK_S: Final = 0.1
 """Of virtual time, between two looks at whether the run is to end."""
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a run is: at `at_s` of `until_s` virtual seconds, with so many `sessions` under way."""
-
-    at_s: float
-    until_s: float
-    events: int
-    sessions: int
-    violations: int
-
-
 def run_script(
     script: Script,
     *,
     trace: Trace | None = None,
-    on_progress: Callable[[Progress], None] | None = None,
+    on_progress: OnProgress | None = None,
     on_log: LogSink | None = None,
     stop_at_first: bool = True,
 ) -> Outcome:
-    """Runs it to its end on virtual time, in this thread; `stop_at_first` violation, so that the trace ends with what led to it.
+    """Runs it to its end on virtual time, in this thread, at its level; `stop_at_first` violation, so that the trace ends with what led to it.
 
     Whatever fails in it is a violation and no exception. `on_progress` is called every `LOOK_S` of virtual time, `on_log`
     with what the daemons log. The first SIGINT ends a run in the main thread; its outcome says so. Raises `LocalFault` if
     this version of trio can't be simulated with.
     """
+    if script.level == "world":
+        return run_at_world_level(script, trace or Trace(), on_progress, stop_at_first=stop_at_first)
     run = _Run(script, trace or Trace(), on_progress, stop_at_first=stop_at_first)
     began_s = time.perf_counter()
     with (
@@ -78,7 +71,7 @@ class _Run:
         self,
         script: Script,
         trace: Trace,
-        on_progress: Callable[[Progress], None] | None,
+        on_progress: OnProgress | None,
         *,
         stop_at_first: bool,
     ) -> None:

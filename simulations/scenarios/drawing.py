@@ -6,13 +6,12 @@ that a fault more does not change what the clients ask.
 
 from __future__ import annotations
 
-from random import Random
 from typing import Final
 
 from msgspec.structs import replace
 
 from protocols.errors import UserError
-from simulations.chance import chance
+from simulations.chance import Chance, chance
 from simulations.scenarios.checks import check, nodes_named
 from simulations.scenarios.draws import Draw, drawn, expand, whole
 from simulations.scenarios.faults import Fault
@@ -70,6 +69,7 @@ def draw(scenario: Scenario, seed: int, nodes: int | None = None, minutes: float
         core=scenario.core,
         expect=scenario.expect,
         engine=scenario.engine,
+        level=scenario.level,
     )
 
 
@@ -148,7 +148,7 @@ def _mean(machines: tuple[Machine, ...]) -> float:
     return sum(sum(span) / len(span) for span in spans) / len(spans)
 
 
-def _request(work: Workload, at_s: float, entries: tuple[str, ...], dice: Random) -> Request:
+def _request(work: Workload, at_s: float, entries: tuple[str, ...], dice: Chance) -> Request:
     entry, tokens = dice.choice(entries), whole(work.tokens, dice)
     prompt = _prompt(whole(work.prompt_chars, dice), dice)
     is_sampled, leaves = dice.random() < work.sampled_share, dice.random() < work.cancelled_share
@@ -163,7 +163,7 @@ def _request(work: Workload, at_s: float, entries: tuple[str, ...], dice: Random
     )
 
 
-def _prompt(length: int, dice: Random) -> str:
+def _prompt(length: int, dice: Chance) -> str:
     words = [dice.choice(WORDS)]
     while len(" ".join(words)) < length:
         words.append(dice.choice(WORDS))

@@ -13,13 +13,13 @@ Everything here is pure: the same chance gives the same faults.
 
 from __future__ import annotations
 
-from random import Random
 from typing import Annotated, Final, assert_never
 
 import msgspec
 from msgspec import Meta, Struct
 
 from protocols.errors import UserError
+from simulations.chance import Chance
 from simulations.scenarios.faults import Fault, NodeName, Partition, Positive, Seconds
 from simulations.scenarios.script import NodeSpec
 
@@ -95,7 +95,7 @@ class Halves(Struct, frozen=True, forbid_unknown_fields=True, tag_field="draw", 
 Draw = Each | Some | Churn | Again | ZoneWide | Halves
 
 
-def drawn(low_high: Range, chance: Random) -> float:
+def drawn(low_high: Range, chance: Chance) -> float:
     """A number, to the millisecond; a range is drawn from evenly."""
     if isinstance(low_high, tuple):
         low, high = low_high
@@ -103,7 +103,7 @@ def drawn(low_high: Range, chance: Random) -> float:
     return low_high
 
 
-def whole(low_high: Whole, dice: Random) -> int:
+def whole(low_high: Whole, dice: Chance) -> int:
     """A whole number; of a range, both ends count."""
     if isinstance(low_high, tuple):
         low, high = low_high
@@ -122,7 +122,7 @@ def begins_s(draw: Draw) -> float:
             assert_never(draw)
 
 
-def expand(draw: Draw, nodes: tuple[NodeSpec, ...], chance: Random) -> list[Fault]:
+def expand(draw: Draw, nodes: tuple[NodeSpec, ...], chance: Chance) -> list[Fault]:
     """The faults that it comes to. Raises `UserError` if the nodes are too few or of other zones."""
     if isinstance(draw, Halves):
         return [_halves(draw, nodes, chance)]
@@ -137,7 +137,7 @@ def _hits(
     draw: Each | Some | Churn | Again | ZoneWide,
     names: list[str],
     nodes: tuple[NodeSpec, ...],
-    chance: Random,
+    chance: Chance,
 ) -> list[tuple[float, str]]:
     """When, and whom."""
     match draw:
@@ -162,7 +162,7 @@ def _hits(
             assert_never(draw)
 
 
-def _churned(draw: Churn, names: list[str], chance: Random) -> list[tuple[float, str]]:
+def _churned(draw: Churn, names: list[str], chance: Chance) -> list[tuple[float, str]]:
     hits: list[tuple[float, str]] = []
     mean_s = 60.0 / (draw.share_per_min * len(names))
     at_s = draw.from_s + chance.expovariate(1 / mean_s)
@@ -172,14 +172,14 @@ def _churned(draw: Churn, names: list[str], chance: Random) -> list[tuple[float,
     return hits
 
 
-def _halves(draw: Halves, nodes: tuple[NodeSpec, ...], chance: Random) -> Fault:
+def _halves(draw: Halves, nodes: tuple[NodeSpec, ...], chance: Chance) -> Fault:
     order = chance.sample([node.name for node in nodes], len(nodes))
     middle = len(order) // 2
     groups = tuple(sorted(order[:middle])), tuple(sorted(order[middle:]))
     return Partition(draw.at_s, groups, drawn(draw.for_s, chance), draw.one_way)
 
 
-def _made(template: Template, at_s: float, node: str, chance: Random) -> Fault:
+def _made(template: Template, at_s: float, node: str, chance: Chance) -> Fault:
     filled = {
         key: drawn(value, chance) if isinstance(value, tuple) else value for key, value in template.items()
     }

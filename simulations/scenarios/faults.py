@@ -12,7 +12,7 @@ Share = Annotated[float, Meta(ge=0, le=0.9)]
 NodeName = Annotated[str, Meta(pattern="^[a-z0-9-]{1,32}$")]
 
 
-class _Fault(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind"):
+class _Fault(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, tag_field="kind"):
     at_s: Seconds
 
 

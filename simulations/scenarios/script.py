@@ -17,7 +17,7 @@ FORMAT: Final = 1
 NodePattern = Annotated[str, Meta(pattern="^([a-z0-9-]{1,32}|zone:[a-z0-9-]{1,32}|\\*)$")]
 
 
-class NodeSpec(Struct, frozen=True, forbid_unknown_fields=True):
+class NodeSpec(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """One machine. A step takes `layer_ms` per layer and `row_ms` per layer and row."""
 
     name: NodeName
@@ -28,7 +28,7 @@ class NodeSpec(Struct, frozen=True, forbid_unknown_fields=True):
     skew_s: float = 0.0
 
 
-class LinkSpec(Struct, frozen=True, forbid_unknown_fields=True):
+class LinkSpec(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Both directions between what two patterns name: a node, `zone:NAME`, or `*`. The last that fits a pair counts."""
 
     one: NodePattern = "*"
@@ -39,7 +39,7 @@ class LinkSpec(Struct, frozen=True, forbid_unknown_fields=True):
     loss: Share = 0.0
 
 
-class Request(Struct, frozen=True, forbid_unknown_fields=True):
+class Request(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """A generation that a client asks of a node; `cancel_after` tokens the client leaves."""
 
     at_s: Seconds
@@ -51,7 +51,7 @@ class Request(Struct, frozen=True, forbid_unknown_fields=True):
     cancel_after: Annotated[int, Meta(ge=1)] | None = None
 
 
-class Expectations(Struct, frozen=True, forbid_unknown_fields=True):
+class Expectations(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """What a scenario promises beyond the invariants; None promises nothing. Shares are of the requests of clients whose
     entry node was up all the while."""
 
@@ -62,8 +62,11 @@ class Expectations(Struct, frozen=True, forbid_unknown_fields=True):
     exact_text: bool = True
 
 
-class Script(Struct, frozen=True, forbid_unknown_fields=True):
-    """`settled_at_s`: from then on no new fault comes, the `core` is healed, and the bounds of liveness count."""
+class Script(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """`settled_at_s`: from then on no new fault comes, the `core` is healed, and the bounds of liveness count.
+
+    The model is offered to the nodes of `offer_on`; to all, if that names nobody.
+    """
 
     scenario: str
     seed: Annotated[int, Meta(ge=0)]
@@ -78,3 +81,5 @@ class Script(Struct, frozen=True, forbid_unknown_fields=True):
     core: tuple[NodeName, ...] = ()
     expect: Expectations = Expectations()
     engine: Literal["arithmetic", "torch"] = "arithmetic"
+    offer_on: tuple[NodeName, ...] = ()
+    level: Literal["cluster", "world"] = "cluster"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import typing
 
 import msgpack
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from protocols import membership, placement, session, weights
 from protocols.errors import Malformed
 from protocols.liveness import WATCH_CODEC, Ping
+from protocols.messages import Codec
 from protocols.placement import PLACEMENT_CODEC, Capacity
 from protocols.session import SESSION_CODEC
 from tests.protocols.vectors import GROWN, GROWN_HEX, HEX, OPEN_MEANS, VECTORS, Vector
@@ -22,6 +24,11 @@ each_vector = pytest.mark.parametrize(
 )
 NEWEST = {vector.name: vector for vector in (*VECTORS, *GROWN)}
 each_newest = pytest.mark.parametrize("vector", NEWEST.values(), ids=NEWEST)
+
+
+class _Measured(msgspec.Struct, frozen=True, array_like=True):
+    value: float
+    beside: bytes
 
 
 @each_newest
@@ -87,6 +94,17 @@ def test_a_number_that_is_not_finite_is_malformed_at_any_depth(value: float) -> 
     nested = [*OPEN_MEANS[:9], [value, 0, 1.0, 0]]
     with pytest.raises(Malformed):
         SESSION_CODEC.decode(msgpack.packb(nested))
+
+
+@given(st.floats(), st.binary(max_size=64))
+def test_no_bytes_beside_it_hide_or_feign_a_number_that_is_not_finite(value: float, beside: bytes) -> None:
+    codec: Codec[_Measured] = Codec(_Measured)
+    body = codec.encode(_Measured(value, beside))
+    if math.isfinite(value):
+        assert codec.decode(body) == _Measured(value, beside)
+    else:
+        with pytest.raises(Malformed):
+            codec.decode(body)
 
 
 @pytest.mark.parametrize(

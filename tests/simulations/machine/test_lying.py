@@ -119,8 +119,8 @@ async def test_withheld_are_credits_and_testimonies_and_not_pongs() -> None:
     pings, sink = lying(streams.PING, conduct, is_ours=False)
     await pings.send(hello() + watch(Pong(1), Reached(2, True), Pong(3)))
     assert sink.sent == hello() + watch(Pong(1), Pong(3))
-    credits, sink = lying(streams.DECODE, conduct, is_ours=False)
-    await credits.send(hello() + encode_frame(b"credit", 100))
+    returned, sink = lying(streams.DECODE, conduct, is_ours=False)
+    await returned.send(hello() + encode_frame(b"credit", 100))
     assert sink.sent == hello()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 from pathlib import Path
 
 from simulations.running.outcome import Outcome
@@ -22,6 +23,9 @@ def behave(task: Task) -> Outcome:
                 os._exit(9)
         case "hangs":
             signal.pause()
+        case "leaves a file":
+            Path(tempfile.mkdtemp(), "left").touch()
+            os._exit(9)
         case "raises":
             raise ExceptionGroup("many", [ValueError("no such\nlayer")])
         case "is asked to stop":

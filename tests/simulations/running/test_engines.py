@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import multiprocessing
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+
+import pytest
 
 from simulations.running.engines import Done, Ended, Engine, Failed, LocalEngine
 from simulations.running.task import Task
@@ -53,3 +56,13 @@ def test_leaving_ends_what_runs() -> None:
         assert len(multiprocessing.active_children()) == 1
     assert multiprocessing.active_children() == []
     assert engine.ended(0) == []
+
+
+def test_what_a_killed_process_leaves_on_disk_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with LocalEngine(1, behave) as engine:
+        all_ended(engine, [Task(0, scenario="leaves a file")])
+        assert list(tmp_path.rglob("left"))
+    assert list(tmp_path.iterdir()) == []

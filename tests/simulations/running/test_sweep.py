@@ -99,12 +99,15 @@ def test_the_progress_line_tells_speed_findings_and_what_is_left() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_is_noted_and_a_second_one_interrupts(number: signal.Signals) -> None:
+def test_an_interrupt_is_noted_and_a_later_one_interrupts(number: signal.Signals) -> None:
     before = signal.getsignal(number)
-    with noted_interrupts() as has_come:
+    now_s = 5.0
+    with noted_interrupts(lambda: now_s) as has_come:
         assert not has_come()
         os.kill(os.getpid(), number)
+        os.kill(os.getpid(), number)  # the same wish, from another
         assert has_come()
+        now_s += 1.0
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), number)
     assert signal.getsignal(number) is before
