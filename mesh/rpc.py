@@ -148,11 +148,17 @@ class Channel(Generic[MessageT]):
 
     async def send_raw(self, *parts: bytes | bytearray | memoryview) -> None:
         """Bytes as they are, behind the Hello; parts of one call are never interleaved with another's."""
-        async with self._sending:
+        if self._sending.locked():
+            await self._sending.acquire()
+        else:  # to wait for what is free would cost a turn of the scheduler
+            self._sending.acquire_nowait()
+        try:
             if self._greeting:
                 parts, self._greeting = (self._greeting + parts[0], *parts[1:]), b""
             for part in parts:
                 await self.stream.send(part)
+        finally:
+            self._sending.release()
 
     def send_nowait(self, message: MessageT) -> bool:
         """As `send_raw_nowait`; raises `Oversized` as well."""
@@ -167,14 +173,16 @@ class Channel(Generic[MessageT]):
 
         A receive that is cancelled loses nothing: the next one goes on where it was.
         """
-        await self.greet()
+        if not self._greeted:
+            await self.greet()
         body = await self.reader.read_frame(self._kind.limit_bytes)
         with blaming(self.peer):
             return self._codec.decode(bytes(body))
 
     async def receive_many(self) -> list[MessageT]:
         """All messages that are here, at least one; waits, raises and may be cancelled as `receive`."""
-        await self.greet()
+        if not self._greeted:
+            await self.greet()
         bodies = await self.reader.read_frames(self._kind.limit_bytes)
         with blaming(self.peer):
             return [self._codec.decode(body) for body in bodies]

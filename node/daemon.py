@@ -21,6 +21,7 @@ from inference.sessions.relay import Relay
 from inference.sessions.shard import ShardServer
 from mesh.admission.identity import Identity
 from mesh.directory.bootstrap import Names
+from mesh.liveness.detector import State
 from mesh.members.driver import Members, Profile
 from mesh.nursery import peer_nursery
 from mesh.picture.driver import Picture
@@ -95,7 +96,7 @@ class Daemon:
         )
         self.server = ShardServer(seams.network, network_id, self.relay, seams.worker, self.placement)
         self.placement.unload_after(self.server.drained)
-        self.entry = Entry(seams.network, network_id, self.relay, self.picture.observe)
+        self.entry = Entry(seams.network, network_id, self.relay, self.picture.observe, self._is_gone)
         self.generation = Generation(
             seams.network.peer,
             self.entry,
@@ -173,6 +174,11 @@ class Daemon:
             return self._config.node.name or shortened(peer)
         names = (contact.name for contact in self.members.members() if contact.peer == peer)
         return next(names, "") or shortened(peer)
+
+    def _is_gone(self, peer: PeerId) -> bool:
+        if peer == self._seams.network.peer or self.members.is_up(peer):
+            return False
+        return self.members.watch.state(peer) > State.SUSPECT
 
     def _capabilities(self) -> Capabilities:
         worker, machine = self._config.worker, self._readings()

@@ -184,6 +184,7 @@ GOSSIP_REPAIR_MORE_S: Final = 0.5  # when the last repair had to leave something
 GOSSIP_ANNOUNCE_S: Final = 0.1  # ids gather this long before they are announced on lazy links
 GOSSIP_GRAFT_S: Final = 0.3  # an announced bundle that has not come by then is asked for
 GOSSIP_RECENT_MAX: Final = 8192  # ids remembered: 20 s of the 400 bundles/s that a core can carry
+GOSSIP_RECENT_S: Final = 60.0  # and for how long: what is announced later than that the table knows, if it stands
 GOSSIP_MISSING_MAX: Final = 4096  # ids that were announced and have not come
 GOSSIP_IDS_MAX: Final = 4096  # in one message: 64 KiB
 GOSSIP_BUCKETS_MAX: Final = 256

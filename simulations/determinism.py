@@ -16,7 +16,8 @@ import math
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
-from typing import Final, TypeVar, TypeVarTuple, Unpack
+from heapq import heappop, heappush
+from typing import Any, Final, TypeVar, TypeVarTuple, Unpack, cast
 
 import trio
 from trio._core import _run as scheduler
@@ -26,6 +27,7 @@ from protocols.errors import LocalFault
 from simulations.chance import chance
 
 TICKS_PER_S: Final = 1000
+ASKED_EVERY: Final = 64  # passes of the scheduler; a system call costs as much as a task's turn
 NOISE: Final = 1e-3
 """Of a tick. Sums of floats miss the millisecond they mean by far less; no time that means something lies so near one."""
 
@@ -53,6 +55,8 @@ class TickingClock(trio.abc.Clock):
     def __init__(self) -> None:
         self._tick = 0
         self._now_s = 0.0
+        self._instants: list[int] = []
+        self._booked: dict[int, list[Callable[[int], None]]] = {}
 
     @property  # type: ignore[misc]
     def __class__(self) -> type:
@@ -60,7 +64,9 @@ class TickingClock(trio.abc.Clock):
         return MockClock
 
     def start_clock(self) -> None:
-        scheduler.GLOBAL_RUN_CONTEXT.runner.clock_autojump_threshold = 0
+        runner = scheduler.GLOBAL_RUN_CONTEXT.runner
+        runner.clock_autojump_threshold = 0
+        runner.io_manager = cast("Any", _SeldomAsked(runner.io_manager))
 
     def current_time(self) -> float:
         return self._now_s
@@ -68,18 +74,62 @@ class TickingClock(trio.abc.Clock):
     def deadline_to_sleep_time(self, deadline: float) -> float:
         return 0 if deadline <= self._now_s else math.inf
 
+    def call_at(self, tick: int, action: Callable[[int], None]) -> None:
+        """Have `action` called with the tick, behind all deadlines of that time, or as soon as nothing can run any more.
+
+        It is called outside all tasks, which is what makes it cheap: it may neither wait nor raise.
+        """
+        booked = self._booked.get(tick)
+        if booked is None:
+            self._booked[tick] = [action]
+            heappush(self._instants, tick)
+        else:
+            booked.append(action)
+
     def _autojump(self) -> None:
         """trio calls this when nothing can run. What is due is woken here, which saves another pass of the scheduler."""
         deadlines = scheduler.GLOBAL_RUN_CONTEXT.runner.deadlines
+        instants = self._instants
         due_s = deadlines.next_deadline()
         if due_s == math.inf:
-            return
-        self._tick = max(self._tick, math.ceil(due_s * TICKS_PER_S - NOISE))
+            if not instants:
+                return
+            tick = instants[0]
+        else:
+            tick = math.ceil(due_s * TICKS_PER_S - NOISE)
+            if instants and instants[0] < tick:
+                tick = instants[0]
+        self._tick = max(self._tick, tick)
         self._now_s = max(self._now_s, self._tick / TICKS_PER_S)
         while due_s <= (self._tick + NOISE) / TICKS_PER_S:
             self._now_s = max(self._now_s, due_s)  # whoever waited for a time finds that it has come
             deadlines.expire(self._now_s)
             due_s = deadlines.next_deadline()
+        while instants and instants[0] <= self._tick:
+            for action in self._booked.pop(heappop(instants)):
+                action(self._tick)
+
+
+class _SeldomAsked:
+    """trio's own way to the kernel, which it asks in every pass although in a simulation nothing comes from there.
+
+    Signals and threads are still heard, later. Nothing that counts for a run may come from them.
+    """
+
+    def __init__(self, real: Any) -> None:
+        self._real = real
+        self._passes = 0
+
+    def get_events(self, timeout_s: float) -> Any:
+        self._passes += 1
+        return () if self._passes % ASKED_EVERY else self._real.get_events(timeout_s)
+
+    def process_events(self, events: Any) -> None:
+        if events:
+            self._real.process_events(events)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
 
 
 def _run(

@@ -40,12 +40,18 @@ class Entry:
     """All sessions that enter at this node; `running` shows them."""
 
     def __init__(
-        self, network: Network, network_id: NetworkId, relay: Relay, observe: Observe = unobserved
+        self,
+        network: Network,
+        network_id: NetworkId,
+        relay: Relay,
+        observe: Observe = unobserved,
+        is_gone: e.IsGone = e.nobody_is_gone,
     ) -> None:
         self._network = network
         self._network_id = network_id
         self._relay = relay
         self._observe = observe
+        self._is_gone = is_gone
         self.running: dict[SessionId, Session] = {}
 
     @asynccontextmanager
@@ -63,7 +69,7 @@ class Entry:
         if len(self.running) >= limits.SESSIONS_MAX:
             raise Overloaded(f"{limits.SESSIONS_MAX} sessions are running here: wait for one to end")
         route = [e.Hop(claim.holder, claim.range) for claim in claims]
-        session = Session(order, route, replace, last_resort)
+        session = Session(order, route, replace, last_resort, self._is_gone)
         # Each token is one event, and each failover one per stage: the channel never blocks the session.
         capacity = order.rows_max + limits.FAILOVERS_MAX * len(route) + 1
         outgoing, incoming = trio.open_memory_channel[SessionEvent](capacity)
@@ -310,5 +316,8 @@ async def _hear(
     channel: Channel[SessionMessage], opened: e.Open, told: trio.MemorySendChannel[e.Input]
 ) -> None:
     while True:
-        message = await channel.receive()
-        await told.send(e.Told(opened.index, opened.incarnation, message))
+        heard = e.Told(opened.index, opened.incarnation, await channel.receive())
+        try:
+            told.send_nowait(heard)
+        except trio.WouldBlock:
+            await told.send(heard)

@@ -40,6 +40,12 @@ class Hop:
 
 Replace = Callable[[LayerRange, frozenset[PeerId]], PeerId | None]
 """Another holder of exactly that range, none of the excluded; None if there is none."""
+IsGone = Callable[[PeerId], bool]
+"""Whether the mesh has called a peer dead, or it has said that it leaves."""
+
+
+def nobody_is_gone(_peer: PeerId) -> bool:
+    return False
 
 
 class Phase(Enum):

@@ -311,5 +311,6 @@ def _patience_s(size_bytes: int) -> float:
 async def _return_credits(channel: Channel[Credit], to_return: trio.MemoryReceiveChannel[Credit]) -> None:
     async with to_return:
         async for credit in to_return:
-            with deadline(limits.REPLY_S, f"{channel.peer} takes no credits"):
-                await channel.send(credit)
+            if not channel.send_nowait(credit):
+                with deadline(limits.REPLY_S, f"{channel.peer} takes no credits"):
+                    await channel.send(credit)

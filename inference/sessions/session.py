@@ -30,6 +30,7 @@ from inference.sessions.events import (
     Finish,
     Hop,
     Input,
+    IsGone,
     Lost,
     Open,
     Order,
@@ -41,6 +42,7 @@ from inference.sessions.events import (
     Start,
     Told,
     WakeAt,
+    nobody_is_gone,
 )
 from inference.sessions.place import Place
 from protocols import limits
@@ -69,6 +71,7 @@ class Session:
     route: Sequence[Hop]
     replace: Replace
     last_resort: Replace | None = None  # asked only when a range is lost and nobody else holds it
+    is_gone: IsGone = nobody_is_gone
     phase: Phase = Phase.OPENING
     epoch: int = 0
     failovers: int = 0
@@ -195,7 +198,7 @@ class Session:
     def _rebuild(self, lost: Sequence[int], reason: str, now: float) -> list[Output]:
         for index in lost:
             place = self.places[index]
-            replacement = self._replacement(place.range)
+            replacement = self._replacement(place.range, frozenset(self.excluded))
             if replacement is None:
                 return self._fail(
                     NoRoute(
@@ -210,8 +213,7 @@ class Session:
         reopened = [at for at, place in enumerate(self.places) if place.fresh and not place.opened]
         return [*[self._open(at, now) for at in reopened], *self._proceed(now), self._alarm(now)]
 
-    def _replacement(self, layers: LayerRange) -> PeerId | None:
-        excluded = frozenset(self.excluded)
+    def _replacement(self, layers: LayerRange, excluded: frozenset[PeerId]) -> PeerId | None:
         found = self.replace(layers, excluded)
         return self.last_resort(layers, excluded) if found is None and self.last_resort else found
 
@@ -341,7 +343,7 @@ class Session:
         rows = min(limits.PREFILL_CHUNK_ROWS, len(self.tokens)) if self._filling else 1
         late: list[Output] = []
         for index, place in enumerate(self.places):
-            ailment = place.ailment(now, rows)
+            ailment = "called dead" if self._waits_in_vain(place) else place.ailment(now, rows)
             if ailment and self._may_give_up(place, now):
                 return [*late, *self._lose(index, ailment, now)]
             if ailment and not place.late:
@@ -367,7 +369,13 @@ class Session:
         # A slow stage is worth more than none: without a standby it is given longer, unless it is not even open.
         if now - (place.heard_s if place.opened else place.advanced_s) > limits.REPLY_S:
             return True
-        return self.replace(place.range, frozenset(self.excluded | {place.peer})) is not None
+        # What is loaded here instead takes its time: not for one that is only slow.
+        find = self._replacement if self._waits_in_vain(place) else self.replace
+        return find(place.range, frozenset(self.excluded | {place.peer})) is not None
+
+    def _waits_in_vain(self, place: Place) -> bool:
+        """A stream that is only being opened hears late of a death, or of none."""
+        return not place.opened and self.is_gone(place.peer)
 
     # Ends
 

@@ -31,11 +31,12 @@ Sent = tuple[tuple[PeerId, ...], Push | Have | Graft | Prune]
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A bundle that was here lately: whose, from which link, and how many hops away from its author."""
+    """A bundle that was here lately: whose, from which link, how many hops away from its author, and when."""
 
     author: PeerId
     source: PeerId
     hops: int
+    at_s: float
 
 
 @dataclass(slots=True)
@@ -85,7 +86,7 @@ class Tree:
 
     def spread(self, push: Push, id_: BundleId, author: PeerId, source: PeerId, now: float) -> list[Sent]:
         """A bundle that is news here. `source` is who sent it, or this node itself, the author."""
-        self._remember(id_, Seen(author, source, push.hops))
+        self._remember(id_, Seen(author, source, push.hops, now))
         branches = self._branches_of(author)
         is_repaired = push.hops == HOPS_REPAIRED
         if source in self._links and not is_repaired:
@@ -103,8 +104,11 @@ class Tree:
     def _remember(self, id_: BundleId, seen: Seen) -> None:
         self._missing.pop(id_, None)
         self._recent[id_] = seen
-        if len(self._recent) > limits.GOSSIP_RECENT_MAX:
+        while len(self._recent) > limits.GOSSIP_RECENT_MAX or self._is_oldest_past(seen.at_s):
             del self._recent[next(iter(self._recent))]
+
+    def _is_oldest_past(self, now: float) -> bool:
+        return now - next(iter(self._recent.values())).at_s > limits.GOSSIP_RECENT_S
 
     def _branches_of(self, author: PeerId) -> dict[PeerId, None]:
         branches = self._branches.get(author)

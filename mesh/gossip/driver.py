@@ -35,7 +35,7 @@ from mesh.gossip.events import (
     Send,
 )
 from mesh.gossip.intake import Rules, Validator
-from mesh.gossip.links import Link
+from mesh.gossip.links import Link, Turn
 from mesh.gossip.machine import Machine
 from mesh.rpc import Channel, accepting, deadline, dial
 from protocols import limits, streams
@@ -78,7 +78,7 @@ class Gossip:
         self._links: dict[PeerId, Link] = {}
         self._to_open: list[Link] = []
         self._wake = trio.Event()
-        self._turn = trio.Lock()
+        self._turn = Turn()
         self._told = 0
         self._rings_at = -math.inf
 

@@ -28,6 +28,31 @@ HEARD_AT_ONCE: Final = (
 Hear = Callable[[GossipMessage], int]
 
 
+class Turn:
+    """How much all links of a node have heard since other tasks had their turn.
+
+    It is one for all, because many links together could tell more at once than a reader of the news may be behind.
+    """
+
+    def __init__(self) -> None:
+        self._heard = 0
+        self._ending = trio.Lock()
+
+    @property
+    def is_over(self) -> bool:
+        return self._heard >= HEARD_AT_ONCE
+
+    def count(self, heard: int) -> None:
+        self._heard += heard
+
+    async def end(self) -> None:
+        """Others come first; returns in the next turn."""
+        async with self._ending:
+            if self.is_over:
+                await trio.lowlevel.checkpoint()
+                self._heard = 0
+
+
 @dataclass(eq=False)
 class Link:
     """Made before its stream is there, so that what is said in the meantime waits. `is_ours`: this node opens it."""
@@ -64,7 +89,7 @@ class Link:
         """At once; idempotent. `run` returns."""
         self._scope.cancel()
 
-    async def run(self, channel: Channel[GossipMessage], hear: Hear, turn: trio.Lock) -> None:
+    async def run(self, channel: Channel[GossipMessage], hear: Hear, turn: Turn) -> None:
         """Until the link ends here. `hear` tells how much was news; `turn` is one for all links of a node.
 
         Raises `Unavailable` if the other side ends it or does not read, `RemoteFault` for what breaks the rules.
@@ -77,17 +102,12 @@ class Link:
         if self._is_overfull:
             raise Overloaded(f"{self.peer} reads too slowly")
 
-    async def _read(self, channel: Channel[GossipMessage], hear: Hear, turn: trio.Lock) -> None:
+    async def _read(self, channel: Channel[GossipMessage], hear: Hear, turn: Turn) -> None:
         while True:
-            messages = await channel.receive_many()
-            # By turns, because many links together could tell more at once than a reader of the news may be behind.
-            async with turn:
-                news = 0
-                for message in messages:
-                    news += 1 + hear(message)
-                    if news >= HEARD_AT_ONCE:
-                        await trio.lowlevel.checkpoint()
-                        news = 0
+            for message in await channel.receive_many():
+                while turn.is_over:
+                    await turn.end()
+                turn.count(1 + hear(message))
 
     async def _write(self, channel: Channel[GossipMessage]) -> None:
         pause_until = -1.0
@@ -96,8 +116,10 @@ class Link:
                 self._wake = trio.Event()
                 await self._wake.wait()
                 continue
-            await trio.sleep_until(pause_until)
-            frames, self._waiting, self._waiting_bytes = self._waiting, [], 0
-            with deadline(limits.GOSSIP_LINK_S, f"{self.peer} reads nothing"):
-                await channel.send_raw(b"".join(frames))
+            if trio.current_time() < pause_until:
+                await trio.sleep_until(pause_until)
+            frames, self._waiting, self._waiting_bytes = b"".join(self._waiting), [], 0
+            if not channel.send_raw_nowait(frames):
+                with deadline(limits.GOSSIP_LINK_S, f"{self.peer} reads nothing"):
+                    await channel.send_raw(frames)
             pause_until = trio.current_time() + limits.GOSSIP_WRITE_PAUSE_S

@@ -76,8 +76,9 @@ class Pinger:
 
     async def _send(self, channel: Channel[WatchMessage], nonce: int) -> None:
         while True:
-            with deadline(limits.WATCH_IDLE_S, f"{self._peer} takes no ping"):
-                await channel.send(Ping(nonce))
+            if not channel.send_nowait(Ping(nonce)):
+                with deadline(limits.WATCH_IDLE_S, f"{self._peer} takes no ping"):
+                    await channel.send(Ping(nonce))
             nonce = await self._todo.receive()
 
     async def _read(self, channel: Channel[WatchMessage]) -> None:

@@ -25,7 +25,8 @@ Status = Literal["finished", "cancelled", "failed", "lost"]
 
 @dataclass(slots=True)
 class Client:
-    """One request and its log. `status` is what the client was told in the end, None while it waits.
+    """One request and its log, which outlive the process that served it. `status` is what the client was told in the end, None
+    while it waits.
 
     `events` is all that it was told and when, as it came; `endings` counts how often it was told an end.
     """
@@ -40,7 +41,6 @@ class Client:
     status: Status | None = None
     endings: int = 0
     detail: str = ""
-    process: Process | None = None
     over: trio.Event = field(default_factory=trio.Event)
 
     @property
@@ -85,10 +85,10 @@ class Clients:
         client = Client(index, request, self._cluster.model.answer(request), trio.current_time())
         insort(self.all, client, key=attrgetter("index"))
         self._note(client, f"{request.tokens} tokens")
-        process = client.process = self._cluster.nodes[request.entry].process
+        process = self._cluster.nodes[request.entry].process
 
         async def ask(daemon: Daemon) -> None:
-            await self._ask(client, daemon)
+            await self._ask(client, process, daemon)
 
         if process is None or not process.ask(ask):
             client.end("lost", "its entry node is down")
@@ -108,15 +108,15 @@ class Clients:
             await client.over.wait()
             nursery.cancel_scope.cancel()
 
-    async def _ask(self, client: Client, daemon: api.NodeApi) -> None:
+    async def _ask(self, client: Client, process: Process | None, daemon: api.NodeApi) -> None:
         """Whatever it raises but `WeftError` is a bug of the node, and ends its process as one."""
         try:
-            await self._listen(client, daemon)
+            await self._listen(client, process, daemon)
         except WeftError as error:
-            if not _is_gone(client):
+            if not _is_gone(process):
                 client.end("failed", str(error))
 
-    async def _listen(self, client: Client, daemon: api.NodeApi) -> None:
+    async def _listen(self, client: Client, process: Process | None, daemon: api.NodeApi) -> None:
         request = client.request
         asked = api.GenerateRequest(
             self._cluster.model.name,
@@ -127,7 +127,7 @@ class Clients:
         )
         async with daemon.generate(asked) as events:
             async for event in events:
-                if _is_gone(client):
+                if _is_gone(process):
                     return
                 client.hear(event)
                 if isinstance(event, api.Finished):
@@ -135,13 +135,13 @@ class Clients:
                 if isinstance(event, api.Token) and len(client.tokens) == request.cancel_after:
                     client.end("cancelled", "the client left")
                     return
-        if client.status is None and not _is_gone(client):
+        if client.status is None and not _is_gone(process):
             client.end("failed", "the events ended without a last one")
 
     def _note(self, client: Client, what: str) -> None:
         self._cluster.trace.note(client.request.entry, f"request {client.index}: {what}")
 
 
-def _is_gone(client: Client) -> bool:
+def _is_gone(process: Process | None) -> bool:
     """Whether the process has ended in which this still runs, so that nobody hears of it."""
-    return client.process is not None and client.process.phase is Phase.GONE
+    return process is not None and process.phase is Phase.GONE

@@ -1,4 +1,4 @@
-"""The one task that carries everything: a heap of instants, and for each the wires on which something is due then.
+"""What carries everything: a heap of instants, and for each the wires on which something is due then.
 
 Times are whole milliseconds, rounded up, so that much of what happens in a mesh falls into few passes of the scheduler; that
 is what a simulation's speed hangs on. Within an instant wires come in the order in which they were booked.
@@ -11,6 +11,8 @@ from heapq import heappop, heappush
 from typing import Final, Protocol
 
 import trio
+
+from simulations.determinism import TickingClock
 
 TICKS_PER_S: Final = 1000
 NOISE: Final = 1e-3
@@ -28,7 +30,7 @@ class Due(Protocol):
 
 
 class Delivery:
-    """A system task of trio, which begins with the first booking and lives as long as the run.
+    """On the clock of a deterministic run; elsewhere a system task, which begins with the first booking and lives as long as the run.
 
     It belongs to no node, so that none can stop or pause it.
     """
@@ -42,6 +44,10 @@ class Delivery:
 
     def book(self, at_ms: int, due: Due) -> None:
         """Have `due.deliver` called at that time, or as soon as possible if it has passed."""
+        clock = trio.lowlevel.current_clock()
+        if isinstance(clock, TickingClock):
+            clock.call_at(at_ms, due.deliver)
+            return
         booked = self._due.get(at_ms)
         if booked is not None:
             booked.append(due)

@@ -84,6 +84,7 @@ class _Run:
         self._scope = trio.CancelScope()
         self._is_whole = False
         self._found: list[Violation] = []
+        self._cluster: Cluster | None = None
         self._parts: _Parts | None = None
         self._told = Outcome(script.scenario, script.seed, len(script.nodes), 0.0, 0.0, 0, "")
 
@@ -95,7 +96,7 @@ class _Run:
                     await self._play(root, nursery)
                 finally:
                     self._told = self._tell()
-                nursery.cancel_scope.cancel()
+                self._stop_all(nursery.cancel_scope)
 
     def outcome(self, wall_s: float) -> Outcome:
         """After the end."""
@@ -113,7 +114,7 @@ class _Run:
         )
 
     async def _play(self, root: Path, nursery: trio.Nursery) -> None:
-        cluster = Cluster(self._script, root, self._trace, nursery)
+        cluster = self._cluster = Cluster(self._script, root, self._trace, nursery)
         if not await self._comes_up(cluster):
             return
         clients = Clients(cluster)
@@ -146,7 +147,13 @@ class _Run:
         return False
 
     def _stop(self) -> None:
-        self._scope.cancel()
+        self._stop_all(self._scope)
+
+    def _stop_all(self, scope: trio.CancelScope) -> None:
+        """Nodes that are paused as well: they would never hear of it."""
+        if self._cluster is not None:
+            self._cluster.pauses.resume_all()
+        scope.cancel()
 
     def _tell(self) -> Outcome:
         told = replace(

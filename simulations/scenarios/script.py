@@ -62,7 +62,7 @@ class Expectations(Struct, frozen=True, forbid_unknown_fields=True, omit_default
     exact_text: bool = True
 
 
-class Script(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+class Script(Struct, frozen=True, forbid_unknown_fields=True):
     """`settled_at_s`: from then on no new fault comes, the `core` is healed, and the bounds of liveness count.
 
     The model is offered to the nodes of `offer_on`; to all, if that names nobody.

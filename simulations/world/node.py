@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
-from random import Random
 from typing import Final
 
 from mesh.feed import Feed, Subscription
@@ -18,7 +17,7 @@ from mesh.members.dialling import Dialling
 from protocols.gossip import Heard, Topic
 from protocols.health import HEALTH_CODEC
 from protocols.ids import PeerId
-from simulations.chance import chance
+from simulations.chance import Chance, chance
 from simulations.machine.clock import EPOCH_S
 from simulations.machine.disk import MemoryDisk
 from simulations.scenarios.script import NodeSpec
@@ -40,7 +39,7 @@ def is_sealed(author: PeerId, body: bytes, signature: bytes) -> bool:
 class Draws:
     """Implements `protocols.seams.Randomness`."""
 
-    def __init__(self, random: Random) -> None:
+    def __init__(self, random: Chance) -> None:
         self._random = random
 
     def token_bytes(self, count: int) -> bytes:

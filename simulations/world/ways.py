@@ -8,9 +8,9 @@ lasted, `RESUME_MS_MAX` at most, until the bytes move again.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from random import Random
 from typing import Any, Final
 
+from simulations.chance import Chance
 from simulations.scenarios.script import LinkSpec, NodeSpec
 from simulations.world.agenda import Agenda, Call
 
@@ -22,7 +22,7 @@ class Ways:
     """Between all pairs of nodes, each direction by itself; nodes are numbers. The last of `links` that fits a pair counts."""
 
     def __init__(
-        self, agenda: Agenda, random: Random, nodes: Sequence[NodeSpec], links: Sequence[LinkSpec]
+        self, agenda: Agenda, random: Chance, nodes: Sequence[NodeSpec], links: Sequence[LinkSpec]
     ) -> None:
         self._agenda = agenda
         self._random = random

@@ -272,3 +272,46 @@ def test_a_stage_is_told_no_more_stop_ids_than_the_wire_takes() -> None:
     opening = session.handle(e.Start(), 0)[0]
     assert isinstance(opening, e.Open)
     assert len(opening.message.stop_ids) == limits.STOP_IDS_MAX
+
+
+@pytest.mark.parametrize(
+    ("gone", "spares", "resort"), [("b", "xyz", None), ("b", "", "own"), ("ab", "xyz", None)]
+)
+def test_a_stage_that_is_being_opened_at_a_dead_peer_is_not_waited_for(
+    gone: str, spares: str, resort: str | None
+) -> None:
+    session = unopened(gone, spares, resort)
+    assert session.handle(e.Start(), 0)
+    outputs = session.handle(e.Alarm(), limits.PROGRESS_S)
+    assert opened(outputs)["abc".index(gone[0])] == (resort or "x")
+    assert session.excluded == {gone[0]}
+
+
+def test_a_stage_at_a_dead_peer_is_waited_for_if_nobody_else_has_its_layers() -> None:
+    session = unopened("b", spares="", resort=None)
+    session.handle(e.Start(), 0)
+    assert not opened(session.handle(e.Alarm(), limits.PROGRESS_S))
+    assert session.phase is e.Phase.OPENING
+
+
+def test_a_stage_that_answers_counts_as_alive_whatever_the_mesh_says() -> None:
+    session = unopened("b", spares="xyz", resort=None)
+    session.handle(e.Start(), 0)
+    session.handle(e.Told(1, session.places[1].incarnation, StageOpened(0)), 0)
+    assert not opened(session.handle(e.Alarm(), limits.PROGRESS_S))
+
+
+def unopened(gone: str, spares: str, resort: str | None) -> Session:
+    """A session with the peers a, b and c in its places, none of which has answered."""
+    hops = [e.Hop(PeerId(peer), layers) for peer, layers in zip("abc", RANGES, strict=True)]
+
+    def replace_with(_layers: LayerRange, excluded: frozenset[PeerId]) -> PeerId | None:
+        return next((PeerId(spare) for spare in spares if spare not in excluded), None)
+
+    return Session(
+        make_order(len(PROMPT), 5),
+        hops,
+        replace_with,
+        lambda _layers, _excluded: PeerId(resort) if resort else None,
+        is_gone=lambda peer: peer in gone,
+    )

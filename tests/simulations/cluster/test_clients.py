@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import trio
 
 from node import api
@@ -115,6 +118,20 @@ def test_a_client_is_told_why_it_failed() -> None:
     assert (stage.client.status, stage.client.endings) == ("failed", 1)
     assert stage.client.detail
     assert stage.client.is_exact
+
+
+def test_a_client_that_has_had_its_end_keeps_no_process_that_is_gone() -> None:
+    daemons = []
+
+    async def act(stage: Stage) -> None:
+        await stage.until(lambda: bool(stage.clients.all) and stage.client.status is not None)
+        daemons.append(weakref.ref(stage["n1"].daemon))
+        await stage.crashed("n1")
+        await trio.sleep(30)
+        gc.collect()
+        assert daemons[0]() is None
+
+    play(script(3, asking("n1")), act)
 
 
 # What it compares with -----------------------------------------------------------------------------------------------

@@ -18,8 +18,8 @@ from simulations.scenarios.scenario import load
 from simulations.scenarios.script import NodeSpec, Script
 
 GOLDEN = {
-    ("churn", 1): "c97d60797aabcbeb058fc1d9e6418630",
-    ("swarm", 7): "66663b4e77721c65bfc9224087ef60a4",
+    ("churn", 1): "55840af0978efc297e71fdbddec9e952",
+    ("swarm", 7): "c0764faa4a6181506b50e37510674e60",
 }
 
 
