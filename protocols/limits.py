@@ -40,6 +40,7 @@ FIRST_STEP_S: Final = (
 )
 STALL_STEPS: Final = 3.0  # times the measured step
 IDLE_S: Final = 5.0  # all stages idle and no token for this long: a row was lost on the way
+NUDGES_MAX: Final = 4  # lost rows are fed again so often where nobody can be replaced: 75 s with the pauses between them
 FAILOVERS_MAX: Final = 16  # per session; past that something else is wrong
 
 # Mesh ----------------------------------------------------------------------------------------------------------------

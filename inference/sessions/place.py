@@ -28,19 +28,22 @@ class Place:
     fresh: bool = True  # opened since the last time the session ran
     busy: bool = False
     late: bool = False  # noted already, since it last advanced
+    rows: int = 0
     work: int = 0
     step_ms: float = 0.0
     step_rows: int = 0
+    reached: tuple[int, int] = (0, 0)  # the epoch it reports from, and its rows
 
     def report(self, progress: Progress, now: float) -> bool:
-        """Take note; whether its worker has advanced."""
-        advanced = progress.work != self.work
-        if advanced or not progress.busy:
+        """Take note; whether this stage has rows that it had not. Its worker may have advanced with those of others."""
+        if progress.work != self.work or not progress.busy:
             self.advanced_s = now
             self.late = False
-        self.work, self.busy = progress.work, progress.busy
+        has_moved = progress.rows != self.rows
+        self.rows, self.work, self.busy = progress.rows, progress.work, progress.busy
+        self.reached = progress.epoch, progress.rows
         self.step_ms, self.step_rows = progress.step_ms, progress.step_rows
-        return advanced
+        return has_moved
 
     def excuse(self, late_s: float, now: float) -> None:
         """Do not count a time in which nothing could be heard here."""

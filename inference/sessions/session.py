@@ -44,6 +44,7 @@ from inference.sessions.events import (
     WakeAt,
     nobody_is_gone,
 )
+from inference.sessions.leak import Leak
 from inference.sessions.place import Place
 from protocols import limits
 from protocols.errors import NoRoute
@@ -81,10 +82,11 @@ class Session:
     _resume_at: int = 0
     _from_tokens: bool = False
     _filling: bool = True  # many rows are on their way: the prompt, or a replay
-    _moved_s: float = 0.0  # when the log last grew, rows were last fed, or any stage advanced
+    _moved_s: float = 0.0  # when the log last grew, rows were last fed, or any stage got some
     _alarm_s: float = 0.0
     _lost: list[tuple[int, PeerId, str]] = field(default_factory=list)
     _replayed_rows: int = 0
+    _leak: Leak = field(default_factory=Leak)
 
     def __post_init__(self) -> None:
         self.tokens = list(self.order.prompt)
@@ -352,18 +354,30 @@ class Session:
         return [*late, *self._nudge(now), self._alarm(now)]
 
     def _nudge(self, now: float) -> list[Output]:
-        """A row that got lost between two healthy stages leaves all of them idle: feed it again in a new epoch."""
+        """Rows that got lost between stages which are up leave all of them idle: feed them again, in a new epoch or elsewhere."""
         idle = all(not place.busy and place.is_heard(now) for place in self.places)
-        # Longer each time: on a slow link a row may be neither lost nor there yet.
-        idle_s_max = limits.IDLE_S * (1 + self.failovers)
+        idle_s_max = self._leak.idle_s_max(len(self.tokens))
         if self.phase is not Phase.RUNNING or not idle or now - self._moved_s < idle_s_max:
             return []
+        gap = self._leak.note(self.places, self.epoch, len(self.tokens))
+        for index in gap.suspects if self._leak.nudges else ():
+            if self._can_replace(self.places[index]):
+                return self._lose(index, gap.told, now, accuser=gap.beside(index))
         self.failovers += 1
-        if self.failovers > limits.FAILOVERS_MAX:
-            return self._fail(NoRoute("every stage is up and idle, and no token comes: the route loses rows"))
+        self._leak.nudges += 1
+        if self._leak.nudges > limits.NUDGES_MAX or self.failovers > limits.FAILOVERS_MAX:
+            return self._fail(
+                NoRoute(f"no token comes: {gap.told}, and no standby is left. See 'weft status'")
+            )
         self._next_epoch()
         self.phase = Phase.REBUILDING
         return self._proceed(now)
+
+    def _can_replace(self, lost: Place) -> bool:
+        """Whether somebody else is there for all that its peer fills."""
+        excluded = frozenset(self.excluded | {lost.peer})
+        places = [place for place in self.places if place.peer == lost.peer]
+        return all(self._replacement(place.range, excluded) is not None for place in places)
 
     def _may_give_up(self, place: Place, now: float) -> bool:
         # A slow stage is worth more than none: without a standby it is given longer, unless it is not even open.

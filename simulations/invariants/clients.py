@@ -78,6 +78,19 @@ def requests_end_once(mesh: Mesh) -> Iterator[Breach]:
         yield from _told(mesh, "S14", reading, wrong)
 
 
+@always("S14", "A reader is told of each failover once.")
+def failovers_are_told_once(mesh: Mesh) -> Iterator[Breach]:
+    """A stage that was lost is never used again in its session, so it is lost in one place once."""
+    for reading in mesh.readings:
+        wrong, place = "", reading.events - len(reading.fresh)
+        for at, (_, event) in enumerate(reading.fresh, place):
+            if isinstance(event, api.Rerouted):
+                key = ("rerouted", reading.client.index, event.index, event.lost)
+                if mesh.first(key, at) != at:
+                    wrong = wrong or f"stage {event.index} is lost by {event.lost_name} a second time"
+        yield from _told(mesh, "S14 once", reading, wrong)
+
+
 @always("S14", "Who was told that it has all of its answer has all of it.")
 def finished_is_whole(mesh: Mesh) -> Iterator[Breach]:
     for reading in mesh.readings:

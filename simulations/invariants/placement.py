@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 
-from protocols.ids import ModelDigest
+from inference.placement.gossiping import key_of
+from protocols.ids import ModelDigest, PeerId
 from protocols.placement import Claim, LayerRange
-from simulations.invariants.bounds import CONVERGED_S, GOSSIP_S
+from simulations.invariants.bounds import CONVERGED_S, GOSSIP_S, TOGETHER_S
 from simulations.invariants.invariant import Breach, always, settled
 from simulations.invariants.mesh import Mesh
 from simulations.invariants.sight import Sight
+
+Range = tuple[ModelDigest, LayerRange]
 
 
 @always("S4", "A holder grants plans of one model in rising order of (term, proposer).", every_s=1.0)
@@ -56,6 +59,46 @@ def claims_are_true(mesh: Mesh) -> Iterator[Breach]:
         for holding in sight.holdings:
             if not any(holding.grant is grant for grant in granted):
                 yield Breach((sight.name,), f"layers {holding.shard.range} are claimed and not granted")
+
+
+@always("S4", "What a node tells of as held is what it holds.", every_s=0.5)
+def nodes_tell_what_they_hold(mesh: Mesh) -> Iterator[Breach]:
+    for sight in mesh.awake:
+        told, held = set(sight.told), {key_of(holding.claim) for holding in sight.holdings}
+        if told != held:
+            detail = (
+                f"it tells of {len(told)} ranges and holds {len(held)}, {len(told & held)} of them the same"
+            )
+            yield Breach((sight.name,), detail, within_s=0.5)
+
+
+@always(
+    "S4",
+    "What counts as held was held in the run of its holder that is known of: what an earlier run held counts for nothing.",
+    every_s=0.2,
+)
+def claims_are_of_this_run(mesh: Mesh) -> Iterator[Breach]:
+    held: dict[PeerId, set[Range]] = {}
+    for sight in mesh.sights.values():
+        held[sight.peer] = mesh.first(("held in this run", sight.name, sight.run), set[Range]())
+        held[sight.peer] |= {(holding.shard.model, holding.shard.range) for holding in sight.holdings}
+    for sight in mesh.awake:
+        for claim in sight.believed:
+            holder = mesh.by_peer.get(claim.holder)
+            if holder is None or sight.boot_of(holder.peer) != holder.boot_of(holder.peer):
+                continue
+            if (claim.model, claim.range) not in held[holder.peer]:
+                detail = f"{sight.name} counts on layers {claim.range}, which {holder.name} held before it was restarted"
+                yield Breach((sight.name, holder.name), detail, claim.range, within_s=0.4)
+
+
+@settled("L3", f"Nobody of the core counts on a range of a node that has been down for {TOGETHER_S:.0f} s.")
+def claims_of_the_dead_end(mesh: Mesh) -> Iterator[Breach]:
+    for sight in mesh.core:
+        for holder in dict.fromkeys(claim.holder for claim in sight.believed):
+            if holder not in mesh.by_peer:
+                detail = f"{sight.name} counts on {mesh.name_of(holder)}, which is down"
+                yield Breach((sight.name, mesh.name_of(holder)), detail, holder, TOGETHER_S)
 
 
 @settled(

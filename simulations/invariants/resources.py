@@ -80,6 +80,35 @@ def tasks_end_with_their_sessions(mesh: Mesh) -> Iterator[Breach]:
             yield Breach((sight.name,), detail, within_s=DRAINED_S)
 
 
+@always("S13", "Frames are taken for stages that are open, and for no others.", every_s=0.5)
+def registrations_end_with_stages(mesh: Mesh) -> Iterator[Breach]:
+    for sight in mesh.awake:
+        for key in sight.registered:
+            if key not in sight.opened:
+                detail = f"frames are taken for stage {key[1]} of session {key[0][:8]}, which is not open"
+                yield Breach((sight.name,), detail, key, within_s=LOOK_S)
+
+
+@always("S6", "A request that is over is forgotten by the node that it entered at.", every_s=1.0)
+def requests_are_forgotten(mesh: Mesh) -> Iterator[Breach]:
+    for sight in mesh.awake:
+        for session in sight.requests:
+            if session not in sight.entered:
+                detail = f"the request of session {session[:8]} counts as under way, and has no session"
+                yield Breach((sight.name,), detail, session, FREED_S)
+
+
+@always("S13", "What the failure detector counts as under way is under way.", every_s=_TASKS_EVERY_S)
+def errands_are_under_way(mesh: Mesh) -> Iterator[Breach]:
+    for sight in mesh.awake:
+        if not sight.errands:
+            continue
+        under_way = sum(task.name.endswith("Watch._run_errand") for task in sight.tasks())
+        if sight.errands > under_way + sight.errands_waiting:
+            detail = f"{sight.errands} errands are counted, and {under_way} are under way"
+            yield Breach((sight.name,), detail, within_s=_TASKS_EVERY_S)
+
+
 @always("S13", "What is to be sent for a session is forgotten with it.", every_s=1.0)
 def outlets_end_with_their_sessions(mesh: Mesh) -> Iterator[Breach]:
     for sight in mesh.awake:

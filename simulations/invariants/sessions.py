@@ -118,6 +118,17 @@ def stages_serve_their_places(mesh: Mesh) -> Iterator[Breach]:
                 yield Breach((holder.name, sight.name), detail)
 
 
+@always("S4", "A session never goes back to a peer that it has lost.")
+def lost_peers_stay_out(mesh: Mesh) -> Iterator[Breach]:
+    for id_, (sight, session) in mesh.entered.items():
+        if session.phase is Phase.DONE:
+            continue
+        for place in session.places:
+            if place.peer in session.excluded:
+                detail = f"session {id_[:8]} has lost {mesh.name_of(place.peer)} and is to have layers {place.range} there"
+                yield Breach((sight.name, mesh.name_of(place.peer)), detail, id_)
+
+
 @always("S13", "No session outgrows what was reserved for it, nor outlives the failovers it is given.")
 def sessions_stay_within_their_order(mesh: Mesh) -> Iterator[Breach]:
     for id_, (sight, session) in mesh.entered.items():

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from inference.placement.gossiping import GossipBoard
 from inference.placement.holding.grants import Grant
 from inference.placement.holding.holdings import Holding
 from inference.sessions.relay import Outlet, StageKey
@@ -27,9 +28,9 @@ from mesh.picture.evidence import Record
 from mesh.picture.hearsay import Report
 from node.daemon import Daemon
 from protocols.certificates import Chain
-from protocols.gossip import BundleId
+from protocols.gossip import BundleId, Topic
 from protocols.ids import ModelDigest, PeerId, SessionId
-from protocols.placement import ModelNote
+from protocols.placement import Claim, ModelNote
 from protocols.session import OpenStage
 from simulations.machine.arithmetic import ArithmeticEngine
 
@@ -65,7 +66,17 @@ class Sight:
 
     @property
     def errands(self) -> int:
+        """Of the detector, as it counts them."""
         return self.daemon.members.watch._errands
+
+    @property
+    def errands_waiting(self) -> int:
+        """Of those, the ones that have no task yet, with a few that are not counted."""
+        return len(self.daemon.members.watch._todo)
+
+    def boot_of(self, peer: PeerId) -> bytes:
+        """Which run of a peer this node has heard of last; of itself, which one it is."""
+        return self.daemon.members.watch.boot_of(peer)
 
     def is_up(self, peer: PeerId) -> bool:
         return peer in self.daemon.members._machine._up
@@ -156,6 +167,13 @@ class Sight:
         return tuple(self.daemon.placement._holder.holdings.values())
 
     @property
+    def told(self) -> Iterator[str]:
+        """The keys of all that it tells the others of as held."""
+        board = self.daemon.placement._board
+        assert isinstance(board, GossipBoard)
+        return (key for topic, key in board._said if topic is Topic.CLAIMS)
+
+    @property
     def notes(self) -> Mapping[ModelDigest, ModelNote]:
         return self.daemon.placement._holder.notes
 
@@ -163,6 +181,11 @@ class Sight:
     def folders(self) -> tuple[str, ...]:
         """Paths of the models that were offered here."""
         return tuple(sorted({each.path for each in self.daemon._library._folders.values()}))
+
+    @property
+    def believed(self) -> tuple[Claim, ...]:
+        """What counts here as held, by anybody."""
+        return self.daemon.placement.claims.claims()
 
     @property
     def claim_holders(self) -> int:
@@ -174,6 +197,11 @@ class Sight:
     def entered(self) -> Mapping[SessionId, Session]:
         """Sessions that enter here."""
         return self.daemon.entry.running
+
+    @property
+    def requests(self) -> Mapping[SessionId, object]:
+        """That count as under way here."""
+        return self.daemon.generation.running
 
     @cached_property
     def opened(self) -> Mapping[StageKey, OpenStage]:
@@ -188,6 +216,11 @@ class Sight:
         """Who has opened that stage."""
         entry = self.daemon.server._entries.get(key)
         return entry[0] if entry else None
+
+    @property
+    def registered(self) -> tuple[StageKey, ...]:
+        """For which stages frames are taken."""
+        return tuple(self._deliverers)
 
     def stages(self) -> Iterator[tuple[StageKey, Stage]]:
         """The machines of the stages that take frames."""

@@ -70,7 +70,7 @@ MUTANTS = (
     Mutant(
         "withdrawn-claim-stays",
         GOSSIPING,
-        '        for place in before.keys() - words.keys():\n            self._say(place, b"")\n',
+        '        for place in sorted(before.keys() - words.keys()):\n            self._say(place, b"")\n',
         "",
         "a claim that is given up is never taken back",
     ),

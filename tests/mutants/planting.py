@@ -1,6 +1,7 @@
 """Plants a bug into the product while it is imported: a piece of source is replaced, in memory only.
 
-`WEFT_MUTANT=NAME` with `tests/mutants/site` on the path plants it into every process that is started.
+`WEFT_MUTANT=NAME` with `tests/mutants/site` on the path plants it into every process that is started; several, with commas
+between, to see whether tests that notice none of them may be asked of all at once.
 """
 
 from __future__ import annotations
@@ -18,13 +19,17 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
-    """In the file at `path`, `old`, which is there once, becomes `new`. `breaks` says what is wrong then."""
+    """In the file at `path`, `old`, which is there once, becomes `new`. `breaks` says what is wrong then.
+
+    `survives`: all tests outside tests/simulations pass with it, see `python -m tests.mutants --survival`.
+    """
 
     name: str
     path: str
     old: str
     new: str
     breaks: str
+    survives: bool = False
 
     @property
     def module(self) -> str:
@@ -38,33 +43,37 @@ class Mutant:
 
 
 class _Loader(SourceFileLoader):
-    def __init__(self, mutant: Mutant) -> None:
-        super().__init__(mutant.module, str(ROOT / mutant.path))
-        self._mutant = mutant
+    def __init__(self, mutants: Sequence[Mutant]) -> None:
+        super().__init__(mutants[0].module, str(ROOT / mutants[0].path))
+        self._mutants = mutants
 
     def get_code(self, fullname: str) -> CodeType:
         """Never from or into the cache of byte code."""
-        source = self._mutant.planted(Path(self.path).read_text("utf-8"))
+        source = Path(self.path).read_text("utf-8")
+        for mutant in self._mutants:
+            source = mutant.planted(source)
         return compile(source, self.path, "exec", dont_inherit=True)
 
 
 class _Finder(MetaPathFinder):
-    def __init__(self, mutant: Mutant) -> None:
-        self._mutant = mutant
+    def __init__(self, mutants: Sequence[Mutant]) -> None:
+        self._mutants = mutants
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if fullname != self._mutant.module:
+        mutants = [mutant for mutant in self._mutants if mutant.module == fullname]
+        if not mutants:
             return None
         spec = PathFinder.find_spec(fullname, path, target)
         if spec is not None:
-            spec.loader = _Loader(self._mutant)
+            spec.loader = _Loader(mutants)
         return spec
 
 
-def plant(mutant: Mutant) -> None:
-    """From now on this process has the bug; its module must not be imported yet."""
-    if mutant.module in sys.modules:
-        raise ValueError(f"{mutant.module} is imported already")
-    sys.meta_path.insert(0, _Finder(mutant))
+def plant(*mutants: Mutant) -> None:
+    """From now on this process has the bugs; their modules must not be imported yet."""
+    for mutant in mutants:
+        if mutant.module in sys.modules:
+            raise ValueError(f"{mutant.module} is imported already")
+    sys.meta_path.insert(0, _Finder(mutants))

@@ -64,7 +64,9 @@ class RealMesh:
         return readings.figures
 
     def _await_verdicts(self, readings: Readings) -> None:
-        survivors = [node for node in self._mesh.nodes.values() if node.is_running and node.name != readings.lost]
+        survivors = [
+            node for node in self._mesh.nodes.values() if node.is_running and node.name != readings.lost
+        ]
 
         def are_known() -> bool:
             for node in survivors:

@@ -15,8 +15,8 @@ ACTS: Final[tuple[Act, ...]] = ("kill", "stop")
 
 NODES: Final = 8
 LAYERS: Final = 8
-TOKENS: Final = 160
-AT_TOKEN: Final = 40  # after that many the act comes
+TOKENS: Final = 80
+AT_TOKEN: Final = 24  # after that many the act comes
 PROMPT: Final = "Once upon a time"
 POLL_S: Final = 0.01
 KNOWN_WITHIN_S: Final = 30.0

@@ -170,14 +170,27 @@ def test_rows_lost_between_idle_stages_are_fed_again_and_later_each_time() -> No
     assert pauses == pytest.approx([limits.IDLE_S, 2 * limits.IDLE_S, 3 * limits.IDLE_S], abs=0.3)
 
 
-def test_idle_stages_that_advance_now_and_then_wait_for_a_slow_link() -> None:
+def test_idle_stages_that_get_rows_now_and_then_wait_for_a_slow_link() -> None:
     session = opened_session()
     for tick in range(1, 400):
         now = tick * limits.PROGRESS_S
         for index in (0, 1):
-            session.handle(e.Told(index, 1, Progress(0, 0, tick // 16, busy=False)), now)
+            session.handle(e.Told(index, 1, Progress(0, tick // 16, tick // 16, busy=False)), now)
         session.handle(e.Alarm(), now)
     assert session.epoch == 0
+
+
+def test_rows_that_got_lost_are_fed_again_though_the_workers_advance_with_other_sessions() -> None:
+    session = opened_session()
+    session.handle(e.Told(1, 1, Sampled(0, 2, 7)), 0)
+    for tick in range(1, 400):
+        now = tick * limits.PROGRESS_S
+        for index in (0, 1):
+            session.handle(e.Told(index, 1, Progress(0, 3, tick, busy=False)), now)
+        if any(isinstance(output, e.Send) for output in session.handle(e.Alarm(), now)):
+            assert now == pytest.approx(limits.IDLE_S, abs=0.3)
+            return
+    raise AssertionError("rows that got lost were never fed again")
 
 
 def test_a_first_step_of_many_rows_is_given_longer_than_a_known_one() -> None:

@@ -9,4 +9,4 @@ if "WEFT_MUTANT" in os.environ:
     from tests.mutants.catalogue import MUTANTS
     from tests.mutants.planting import plant
 
-    plant(MUTANTS[os.environ["WEFT_MUTANT"]])
+    plant(*(MUTANTS[name] for name in os.environ["WEFT_MUTANT"].split(",")))

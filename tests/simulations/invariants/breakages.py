@@ -19,6 +19,7 @@ from node import api
 from protocols import limits
 from protocols.ids import PeerId, SessionId
 from protocols.observations import NO_EVIDENCE, Evidence, Outcome, Tally
+from protocols.placement import Claims, LayerRange
 from simulations.cluster.process import Panic
 from simulations.invariants.mesh import Mesh
 from simulations.invariants.sight import Sight
@@ -95,6 +96,10 @@ def told(
     client.events.append((mesh.now, make(last)))
     yield
     client.events.pop()
+
+
+def rerouted(last: api.Token) -> api.GenerateEvent:
+    return api.Rerouted(0, "0-1", STRANGER, "one", STRANGER, "another", 1.0, 0, last.position, False, "")
 
 
 def unheard(mesh: Mesh) -> AbstractContextManager[None]:
@@ -182,6 +187,25 @@ def uncovered(mesh: Mesh) -> AbstractContextManager[None]:
 
 def unknown_claims(mesh: Mesh) -> AbstractContextManager[None]:
     return lacking(sight(mesh).daemon.placement.claims._told, sight(mesh, "n2").peer)
+
+
+def untold_ranges(mesh: Mesh) -> AbstractContextManager[None]:
+    return having(sight(mesh).daemon.placement._board, "_said", {})
+
+
+def _believing(mesh: Mesh, **other: Any) -> AbstractContextManager[None]:
+    """A claim like one of n2, but for that."""
+    claim = msgspec.structs.replace(sight(mesh, "n2").holdings[0].claim, **other)
+    told: Any = sight(mesh).daemon.placement.claims._told
+    return holding(told, claim.holder, Claims((claim,)))
+
+
+def claim_of_an_earlier_run(mesh: Mesh) -> AbstractContextManager[None]:
+    return _believing(mesh, range=LayerRange(90, 91))
+
+
+def claim_of_nobody(mesh: Mesh) -> AbstractContextManager[None]:
+    return _believing(mesh, holder=STRANGER)
 
 
 def another_range(mesh: Mesh) -> AbstractContextManager[None]:

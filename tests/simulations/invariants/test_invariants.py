@@ -68,6 +68,7 @@ BREAKAGES: dict[str, b.Breakage] = {
     "clients_read_the_log": partial(b.told, make=_elsewhere),
     "logs_only_grow": b.shrunk_log,
     "requests_end_once": lambda mesh: b.having(mesh.readings[0].client, "endings", 2),
+    "failovers_are_told_once": partial(b.told, make=b.rerouted),
     "finished_is_whole": partial(b.told, make=_end),
     "failures_have_a_cause": _status("failed"),
     "nobody_is_forgotten": b.task_left,
@@ -79,11 +80,17 @@ BREAKAGES: dict[str, b.Breakage] = {
     "counted_rows_are_cached": lambda mesh: b.having(b.stage(mesh), "rows", 5000),
     "routes_are_contiguous": b.gap_in_route,
     "stages_serve_their_places": b.swapped_places,
+    "lost_peers_stay_out": lambda mesh: b.having(
+        b.session(mesh), "excluded", {b.session(mesh).places[0].peer}
+    ),
     "sessions_stay_within_their_order": lambda mesh: b.having(b.session(mesh), "failovers", 99),
     "plans_are_granted_in_order": b.falling_rank,
     "plans_do_not_overlap": b.second_primary,
     "memory_is_enough": lambda mesh: b.having(b.sight(mesh).node.worker, "_memory_bytes", 0),
     "claims_are_true": b.released_claim,
+    "nodes_tell_what_they_hold": b.untold_ranges,
+    "claims_are_of_this_run": b.claim_of_an_earlier_run,
+    "claims_of_the_dead_end": b.claim_of_nobody,
     "layers_have_a_primary": b.uncovered,
     "placement_rests": b.another_range,
     "claims_are_known": b.unknown_claims,
@@ -91,6 +98,17 @@ BREAKAGES: dict[str, b.Breakage] = {
     "ended_sessions_are_let_go": b.stage_kept,
     "orphaned_sessions_are_let_go": partial(b.stage_kept, entry=None),
     "tasks_end_with_their_sessions": b.task_left,
+    "registrations_end_with_stages": lambda mesh: b.holding(
+        b.sight(mesh)._deliverers,  # type: ignore[arg-type]
+        (b.NOBODYS, 0),
+        None,
+    ),
+    "requests_are_forgotten": lambda mesh: b.holding(
+        b.sight(mesh).requests,  # type: ignore[arg-type]
+        b.NOBODYS,
+        None,
+    ),
+    "errands_are_under_way": lambda mesh: b.having(b.sight(mesh).daemon.members.watch, "_errands", 99),
     "outlets_end_with_their_sessions": b.left_outlet,
     "members_are_certified": b.uncertified,
     "identities_are_single": b.twin,
