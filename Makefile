@@ -2,7 +2,7 @@
 PY := .venv/bin/python
 STAMP := .venv/.stamp
 
-.PHONY: help setup demo test unit e2e interop lint bench sim-ci sim-night lock clean
+.PHONY: help setup demo test unit e2e interop lint bench sim-ci sim-night sim-mutants lock clean
 
 help:            ## what there is
 	@sed -n 's/^\([a-z0-9-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ sim-ci: $(STAMP)  ## the corpus and 60 seeds of the swarm, simulated: one JSON o
 
 sim-night: $(STAMP)  ## 300 longer seeds of the swarm, and 20 of 200 nodes; goes on where it was stopped
 	@$(PY) -m simulations.running.campaign night
+
+sim-mutants: $(STAMP)  ## planted bugs, one at a time: which seed of the swarm finds each (ARGS='--seeds 60 NAME')
+	@$(PY) -m tests.mutants $(ARGS)
 
 lock: setup      ## resolve the lock file anew
 	@.venv/bin/uv pip compile --quiet --group dev pyproject.toml --python-version 3.11 -o requirements.lock 1>&2

@@ -17,6 +17,7 @@ GOSSIP: Final = (
     "limited",  # past the rate of a neighbour or author
     "replayed",  # older than what is known
     "future",  # dated further ahead than clocks may differ
+    "ahead",  # taken, and so far ahead that they take this node's shortest words for expired
     "expired",
     "stranger",  # of nobody known as a member
     "full",  # more authors than members can be

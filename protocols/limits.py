@@ -40,7 +40,9 @@ FIRST_STEP_S: Final = (
 )
 STALL_STEPS: Final = 3.0  # times the measured step
 IDLE_S: Final = 5.0  # all stages idle and no token for this long: a row was lost on the way
-NUDGES_MAX: Final = 4  # lost rows are fed again so often where nobody can be replaced: 75 s with the pauses between them
+NUDGES_MAX: Final = (
+    4  # lost rows are fed again so often where nobody can be replaced: 75 s with the pauses between them
+)
 FAILOVERS_MAX: Final = 16  # per session; past that something else is wrong
 
 # Mesh ----------------------------------------------------------------------------------------------------------------
@@ -103,7 +105,7 @@ REPORTERS_PER_PEER_MAX: Final = 32  # at about 0.5 KiB each, 1024 peers take 16 
 OBSERVATIONS_S: Final = 5.0  # between two publications about one peer that has done badly
 OBSERVATIONS_GOOD_S: Final = 60.0  # and about one that has only done well
 OBSERVATIONS_TTL_S: Final = 24 * 3600.0  # renewed at half of it
-OBSERVATION_SKEW_S: Final = 120.0  # dated further ahead than this, it is refused
+OBSERVATION_SKEW_S: Final = 120.0  # dated later than its bundle by more than this, it is refused
 HEALTH_S: Final = 5.0  # between two digests of a node's health
 HEALTH_TTL_S: Final = 30.0
 HEALTH_UNKNOWN_S: Final = 3 * HEALTH_S  # what was heard longer ago than this says nothing about now
@@ -185,7 +187,9 @@ GOSSIP_REPAIR_MORE_S: Final = 0.5  # when the last repair had to leave something
 GOSSIP_ANNOUNCE_S: Final = 0.1  # ids gather this long before they are announced on lazy links
 GOSSIP_GRAFT_S: Final = 0.3  # an announced bundle that has not come by then is asked for
 GOSSIP_RECENT_MAX: Final = 8192  # ids remembered: 20 s of the 400 bundles/s that a core can carry
-GOSSIP_RECENT_S: Final = 60.0  # and for how long: what is announced later than that the table knows, if it stands
+GOSSIP_RECENT_S: Final = (
+    60.0  # and for how long: what is announced later than that the table knows, if it stands
+)
 GOSSIP_MISSING_MAX: Final = 4096  # ids that were announced and have not come
 GOSSIP_IDS_MAX: Final = 4096  # in one message: 64 KiB
 GOSSIP_BUCKETS_MAX: Final = 256

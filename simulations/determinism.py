@@ -96,12 +96,12 @@ class TickingClock(trio.abc.Clock):
                 return
             tick = instants[0]
         else:
-            tick = _tick_of(due_s)
+            tick = tick_of(due_s)
             if instants and instants[0] < tick:
                 tick = instants[0]
         self._tick = max(self._tick, tick)
         self._now_s = max(self._now_s, self._tick / TICKS_PER_S)
-        while due_s != math.inf and _tick_of(due_s) <= self._tick:
+        while due_s != math.inf and tick_of(due_s) <= self._tick:
             self._now_s = max(self._now_s, due_s)  # whoever waited for a time finds that it has come
             deadlines.expire(self._now_s)
             due_s = deadlines.next_deadline()
@@ -110,7 +110,7 @@ class TickingClock(trio.abc.Clock):
                 action(self._tick)
 
 
-def _tick_of(due_s: float) -> int:
+def tick_of(due_s: float) -> int:
     """The millisecond in which a deadline is due: one rule for whoever goes there and whoever wakes what is there."""
     return math.ceil(due_s * TICKS_PER_S - NOISE)
 

@@ -69,7 +69,8 @@ async def loaded_shard(
 
 async def _tell_progress(channel: Channel[SessionMessage], epoch: int, work: Callable[[], int]) -> None:
     while True:
-        with deadline(limits.REPLY_S, "the entry takes no messages"):
+        # Whole, also when the load ends meanwhile: the stage is going to speak on this channel.
+        with trio.CancelScope(shield=True), deadline(limits.REPLY_S, "the entry takes no messages"):
             await channel.send(Progress(epoch, 0, work(), True))
         await trio.sleep(limits.PROGRESS_S)
 

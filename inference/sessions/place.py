@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from protocols import limits
-from protocols.ids import PeerId
+from protocols.errors import NoRoute, Overloaded, Unavailable
+from protocols.ids import PeerId, shortened
 from protocols.placement import LayerRange
 from protocols.session import Progress
 
@@ -61,6 +62,16 @@ class Place:
         if standing_s > self._patience_s(rows) and (self.step_rows or standing_s > limits.FIRST_STEP_S):
             return f"without progress for {standing_s:.1f} s"
         return ""
+
+    def irreplaceable(self, reason: str, *, is_busy: bool) -> Unavailable:
+        """What ends a session when its peer is lost and nobody stands by. `is_busy`: it was not begun, because whoever holds
+        the range takes no more."""
+        if is_busy:
+            return Overloaded(f"nobody takes layers {self.range} now ({reason}): try again in a moment.")
+        return NoRoute(
+            f"no standby is left for layers {self.range}, which {shortened(self.peer)} held ({reason}). "
+            "See 'weft status'; offer the model again with 'weft offer' when more nodes are up."
+        )
 
     def _patience_s(self, rows: int) -> float:
         if not self.opened:

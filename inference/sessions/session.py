@@ -47,7 +47,7 @@ from inference.sessions.events import (
 from inference.sessions.leak import Leak
 from inference.sessions.place import Place
 from protocols import limits
-from protocols.errors import NoRoute
+from protocols.errors import NoRoute, Unavailable
 from protocols.ids import PeerId, shortened
 from protocols.observations import Outcome
 from protocols.placement import LayerRange
@@ -182,7 +182,7 @@ class Session:
             error = NoRoute(f"the session lost {self.failovers} stages; the last because: {reason}")
             return [*blames, *self._fail(error)]
         lost = [at for at, place in enumerate(self.places) if place.peer == peer]
-        return [*blames, *self._rebuild(lost, reason, now)]
+        return [*blames, *self._rebuild(lost, reason, now, outcome)]
 
     def _blames(self, index: int, reason: str, outcome: Outcome, accuser: int | None) -> list[Output]:
         place = self.places[index]
@@ -197,17 +197,13 @@ class Session:
             Blame(other.peer, other.range, Outcome.DISPUTED, blamed),
         ]
 
-    def _rebuild(self, lost: Sequence[int], reason: str, now: float) -> list[Output]:
+    def _rebuild(self, lost: Sequence[int], reason: str, now: float, outcome: Outcome) -> list[Output]:
         for index in lost:
             place = self.places[index]
             replacement = self._replacement(place.range, frozenset(self.excluded))
             if replacement is None:
-                return self._fail(
-                    NoRoute(
-                        f"no standby is left for layers {place.range}, which {shortened(place.peer)} held ({reason}). "
-                        "See 'weft status'; offer the model again with 'weft offer' when more nodes are up."
-                    )
-                )
+                is_busy = outcome is Outcome.REFUSED and not self.generated
+                return self._fail(place.irreplaceable(reason, is_busy=is_busy))
             self._lost.append((index, place.peer, reason))
             self.places[index] = Place(replacement, place.range, now, now, place.incarnation)
         self._next_epoch()
@@ -397,6 +393,6 @@ class Session:
         self.phase = Phase.DONE
         return [Finish(reason)]
 
-    def _fail(self, error: NoRoute) -> list[Output]:
+    def _fail(self, error: Unavailable) -> list[Output]:
         self.phase = Phase.DONE
         return [Fail(error)]

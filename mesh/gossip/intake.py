@@ -74,6 +74,8 @@ class Intake:
         news = self.table.merge(bundle, kept, believed, wall_ms)
         self.counts["bundles"] += 1
         self.counts["words"] += len(news)
+        if bundle.made_ms > wall_ms + limits.HEALTH_TTL_S * 1000:
+            self.counts["ahead"] += 1
         return bundle, news
 
     def _fresh(self, bundle: Bundle, id_: BundleId, now: float, wall_ms: int) -> list[Item]:

@@ -105,6 +105,8 @@ class Watch:
     def set_candidates(self, peers: Collection[PeerId]) -> None:
         """From now on these are the members, with or without this node itself."""
         members = frozenset(peers) - {self._network.peer}
+        if members == self._members:
+            return
         news, self._members = members - self._members, members
         self._handle(e.Candidates(members))
         for author, item in self._board.said() if news else ():

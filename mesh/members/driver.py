@@ -40,6 +40,7 @@ from mesh.liveness.gossip_board import GossipBoard, check_liveness
 from mesh.liveness.watch import Watch
 from mesh.members import membership as m
 from mesh.members.answering import Answering
+from mesh.members.candidates import Candidates
 from mesh.members.errands import Errands
 from mesh.members.lookup import LookUp
 from mesh.members.news import News
@@ -115,7 +116,7 @@ class Members:
         self._events: Feed[m.MemberEvent] = Feed()
         self._todo: deque[Callable[[], Awaitable[None]]] = deque()
         self._wake = trio.Event()
-        self._told_candidates: frozenset[PeerId] = frozenset()
+        self._candidates = Candidates(self.watch, self.gossip.set_candidates)
         self._is_joining = self._is_leaving = False
 
     # What the rest of the node uses -------------------------------------------------------------------------------
@@ -271,7 +272,8 @@ class Members:
             async for change in changes:
                 if isinstance(change, MemberLeft):
                     self._handle(m.Left(change.peer))
-                self._tell_candidates()
+                self._candidates.changed()
+                self._wake.set()
 
     async def _tend(self, nursery: trio.Nursery) -> None:
         welcome_until = math.inf
@@ -283,6 +285,10 @@ class Members:
                 await self._wake.wait()
             welcome_until = self._refresh_welcome()
             self._handle(m.Alarm())
+            if self._papers.is_member and not self._is_leaving:
+                self._candidates.tell(
+                    self._machine.connected, frozenset(each.peer for each in self.members())
+                )
 
     def _refresh_welcome(self) -> float:
         """Strangers are welcome while an invite is valid; gives when that ends on trio's clock, if it will."""
@@ -297,7 +303,7 @@ class Members:
         self._perform(self._machine.handle(event, trio.current_time()))
         self._wake.set()  # there may be errands, or another deadline
         if not isinstance(event, m.Alarm | m.DialEnded):
-            self._tell_candidates()
+            self._candidates.changed()
 
     def _perform(self, outputs: list[m.Output]) -> None:
         for output in outputs:
@@ -319,18 +325,6 @@ class Members:
                     self._events.tell(output)
                 case _:
                     assert_never(output)
-
-    def _tell_candidates(self) -> None:
-        """Gossip goes through those who are connected or live; whom to watch is a matter of the book."""
-        if self._is_leaving or not self._papers.is_member:
-            return
-        living = {peer for peer, state in self.watch.states().items() if state <= State.SUSPECT}
-        candidates = frozenset(living | self._machine.connected)
-        known = frozenset(contact.peer for contact in self.members())
-        if candidates != self._told_candidates:
-            self._told_candidates = candidates
-            self.gossip.set_candidates(candidates)
-        self.watch.set_candidates(known)
 
     def _do(self, errand: Callable[[], Awaitable[None]]) -> None:
         """Have `_tend` start it, since it takes time and the machine's outputs come anywhere."""

@@ -146,7 +146,7 @@ class Picture:
     def check(self, heard: Heard) -> None:
         """The validator of the topics HEALTH and OBSERVATIONS; raises `RemoteFault`."""
         if heard.topic is Topic.OBSERVATIONS:
-            decode_observations(heard, self._clock.wall())
+            decode_observations(heard)
         elif heard.body:
             HEALTH_CODEC.decode(heard.body)
 
@@ -199,7 +199,7 @@ class Picture:
             log.debug("passed over", author=heard.author, topic=heard.topic.name, error=str(error))
 
     def _hear_observations(self, heard: Heard) -> None:
-        told = decode_observations(heard, self._clock.wall())
+        told = decode_observations(heard)
         if told is None:
             self._hearsay.forget(heard.author, PeerId(heard.key))
         else:

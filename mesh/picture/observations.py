@@ -23,8 +23,12 @@ def observations_of(subject: PeerId, ledger: Ledger, now: float, wall_s: float) 
     return Observations(subject, int(wall_s * 1000), ledger.tally(subject, now), facets)
 
 
-def decode_observations(heard: Heard, wall_s: float) -> Observations | None:
-    """None if they are withdrawn. Raises `Malformed`; `Dishonest` for praise of oneself or a date that is not here yet."""
+def decode_observations(heard: Heard) -> Observations | None:
+    """None if they are withdrawn. Raises `Malformed`; `Dishonest` for praise of oneself, or a date after the bundle's own.
+
+    This node's clock has no say in it: a word that one member takes and another doesn't would not come to that one again,
+    not even when its clock is right.
+    """
     if not heard.body:
         return None
     told = OBSERVATIONS_CODEC.decode(heard.body)
@@ -32,9 +36,9 @@ def decode_observations(heard: Heard, wall_s: float) -> Observations | None:
         raise Malformed("observations of one peer under the key of another", heard.author)
     if told.subject == heard.author:
         raise Dishonest("a peer can't observe itself", heard.author)
-    ahead_s = told.made_ms / 1000 - wall_s
+    ahead_s = (told.made_ms - heard.made_ms) / 1000
     if ahead_s > limits.OBSERVATION_SKEW_S:
-        raise Dishonest(f"observations dated {ahead_s:.0f} s ahead of this clock", heard.author)
+        raise Dishonest(f"observations dated {ahead_s:.0f} s after they were told", heard.author)
     return told
 
 

@@ -13,10 +13,14 @@ from protocols.exit_codes import ExitCode
 from protocols.ids import shortened
 
 # What happens wherever nodes come and go, and words are told twice: in --json, and no news to anybody who looks.
-ORDINARY: Final = frozenset({"Disconnected", "TimedOut", "gossip replayed", "gossip expired"})
+ORDINARY: Final = frozenset({"Disconnected", "TimedOut", "gossip replayed", "gossip expired", "gossip ahead"})
 CLOCKS: Final = (
     f"clock: others date what they say more than {limits.CLOCK_SKEW_S / 60:.0f} min ahead of this node's clock; "
     "set it if it is wrong, else theirs"
+)
+BEHIND: Final = (
+    f"clock: others date what they say more than {limits.HEALTH_TTL_S:.0f} s ahead of this node's clock, and so hear nothing of "
+    "how it is; set it if it is wrong, else theirs"
 )
 TWIN: Final = (
     "key: another node speaks with this node's key, such as from a copy of its home; "
@@ -98,6 +102,8 @@ def _faults(faults: dict[str, int]) -> list[str]:
     )
     if faults.get("gossip future"):
         lines.append(CLOCKS)
+    elif faults.get("gossip ahead"):
+        lines.append(BEHIND)
     if faults.get("gossip contested"):
         lines.append(TWIN)
     return lines

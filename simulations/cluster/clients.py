@@ -110,11 +110,12 @@ class Clients:
 
     async def _ask(self, client: Client, process: Process | None, daemon: api.NodeApi) -> None:
         """Whatever it raises but `WeftError` is a bug of the node, and ends its process as one."""
+        was_stopping = process is not None and process.phase is Phase.DRAINING
         try:
             await self._listen(client, process, daemon)
         except WeftError as error:
             if not _is_gone(process):
-                client.end("failed", str(error))
+                client.end("lost" if was_stopping else "failed", str(error))
 
     async def _listen(self, client: Client, process: Process | None, daemon: api.NodeApi) -> None:
         request = client.request

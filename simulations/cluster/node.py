@@ -79,6 +79,8 @@ class SimulatedNode:
         self._learn = learn
         self._disks_lost = 0
         self._service: trio.CancelScope | None = None
+        self._told: _Once | None = None
+        self._off = trio.Event()  # of the last service
 
     # What others see -------------------------------------------------------------------------------------------------
 
@@ -129,7 +131,8 @@ class SimulatedNode:
         """Processes one after the other, until one is crashed or left. Gives whether one has come up, as soon as that is clear."""
         assert not self.is_on, f"{self.name} is on already"
         structlog.contextvars.bind_contextvars(node=self.name)  # of all that its processes log
-        told = _Once(task_status)
+        told = self._told = _Once(task_status)
+        off = self._off = trio.Event()
         with trio.CancelScope() as service:
             self._service = service
             try:
@@ -137,6 +140,7 @@ class SimulatedNode:
             finally:
                 if self._service is service:
                     self._service = None
+                off.set()
                 told.tell(is_up=False)
 
     async def _serve(self, invitation: Invitation, told: _Once) -> None:
@@ -207,11 +211,13 @@ class SimulatedNode:
         process.worker.crash()
         process.end()
         service.cancel()
+        if self._told is not None:  # what ends slowly keeps nobody from starting it again
+            self._told.tell(is_up=False)
 
     async def leave(self) -> None:
         """An orderly stop, waited for; one that only waits to be retried is not retried."""
         await trio.lowlevel.checkpoint()
-        service, process = self._service, self.process
+        service, process, off = self._service, self.process, self._off
         if service is None or process is None:
             return
         if process.phase is Phase.GONE:
@@ -223,6 +229,7 @@ class SimulatedNode:
         await process.gone.wait()
         if self.process is process and self.down_at_s is None:
             self.down_at_s = trio.current_time()
+        await off.wait()  # or whoever starts it again at this moment finds it on
 
     def pause(self) -> None:
         """SIGSTOP of the daemon; its worker computes on. Pauses add up, and end with the process."""

@@ -38,6 +38,11 @@ CEILINGS: Final[tuple[tuple[str, Measure, int], ...]] = (
     ("missing bundles", lambda sight: len(sight.missing_ids), limits.GOSSIP_MISSING_MAX),
     ("peers with a rate", lambda sight: sight.rated_peers, 4 * limits.GOSSIP_PASSIVE),
     ("bytes that wait for a link", lambda sight: sight.link_bytes, limits.GOSSIP_LINK_BYTES_MAX),
+    (
+        "credits of one outlet",
+        lambda sight: max((outlet.credits for outlet in sight.outlets), default=0),
+        limits.CREDITS_PER_SESSION,
+    ),
     ("peers with a record", lambda sight: len(sight.records), limits.MEMBERS_MAX),
     ("peers with reports", lambda sight: len(sight.reports), limits.MEMBERS_MAX),
     (

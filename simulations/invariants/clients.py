@@ -85,9 +85,9 @@ def failovers_are_told_once(mesh: Mesh) -> Iterator[Breach]:
         wrong, place = "", reading.events - len(reading.fresh)
         for at, (_, event) in enumerate(reading.fresh, place):
             if isinstance(event, api.Rerouted):
-                key = ("rerouted", reading.client.index, event.index, event.lost)
+                key = ("rerouted", reading.client.index, event.stage, event.lost)
                 if mesh.first(key, at) != at:
-                    wrong = wrong or f"stage {event.index} is lost by {event.lost_name} a second time"
+                    wrong = wrong or f"stage {event.stage} is lost by {event.lost_name} a second time"
         yield from _told(mesh, "S14 once", reading, wrong)
 
 

@@ -34,7 +34,7 @@ def incarnations_are_reserved(mesh: Mesh) -> Iterator[Breach]:
 def certificates_are_kept(mesh: Mesh) -> Iterator[Breach]:
     for sight in _writing(mesh):
         data = sight.node.disk.files.get(belonging.FILE)
-        if not mesh.is_news(("chain", sight.name, sight.run), data, sight.chain):
+        if not mesh.is_news(("chain", sight.name), sight.run, data, sight.chain):
             continue
         kept = msgspec.json.decode(data, type=Belonging).chain if data is not None else ()
         if sight.chain and kept != sight.chain:
@@ -58,7 +58,7 @@ def holdings_are_kept(mesh: Mesh) -> Iterator[Breach]:
     for sight in _writing(mesh):
         data = sight.node.disk.files.get(HOLDINGS_FILE)
         claimed = {grant.offer for grant in sight.grants if grant.is_claimed and not grant.is_adopted}
-        if not mesh.is_news(("holdings", sight.name, sight.run), data, (claimed, tuple(sight.notes))):
+        if not mesh.is_news(("holdings", sight.name), sight.run, data, claimed, tuple(sight.notes)):
             continue
         kept = decode_kept(data)
         lacking = claimed - set(kept.offers)

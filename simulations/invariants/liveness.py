@@ -14,7 +14,7 @@ from simulations.invariants.bounds import (
     STARTED_S,
     TOGETHER_S,
 )
-from simulations.invariants.invariant import Breach, settled
+from simulations.invariants.invariant import Breach, always, settled
 from simulations.invariants.mesh import Mesh, Reading
 from simulations.invariants.sight import Sight
 
@@ -41,6 +41,18 @@ def sessions_start(mesh: Mesh) -> Iterator[Breach]:
         if is_new and not reading.tokens and not reading.fresh_tokens:
             detail = f"request {reading.client.index} has no token since {reading.client.began_s:.3f} s"
             yield Breach((entry.name,), detail, ("start", reading.client.index), STARTED_S + _pass_s(mesh))
+
+
+@settled("L2", f"The healed core serves whoever asks it, once it has had {TOGETHER_S:.0f} s.")
+def the_core_serves(mesh: Mesh) -> Iterator[Breach]:
+    assert mesh.settled_at_s is not None
+    core = {sight.name for sight in mesh.core}
+    for reading in mesh.readings:
+        client = reading.client
+        is_late = client.began_s >= mesh.settled_at_s + TOGETHER_S
+        if is_late and client.request.entry in core and client.status == "failed":
+            detail = f"request {client.index} failed: {client.detail}"
+            yield Breach((client.request.entry,), detail, client.index)
 
 
 @settled("L6", f"What a node of the core says reaches all of the core within {GOSSIP_S:.0f} s.", every_s=2.0)
@@ -101,10 +113,10 @@ def back_pressure_ends(mesh: Mesh) -> Iterator[Breach]:
             yield Breach((sight.name,), detail, key, PROGRESS_S + _pass_s(mesh))
 
 
-@settled("L2", f"A session that is over is gone from its entry node within {FREED_S:.0f} s.")
+@always("L2", f"A session that is over is gone from its entry node within {FREED_S:.0f} s.", every_s=0.5)
 def ended_sessions_are_forgotten(mesh: Mesh) -> Iterator[Breach]:
     for id_, (sight, session) in mesh.entered.items():
-        if session.phase is Phase.DONE and sight in mesh.core:
+        if session.phase is Phase.DONE and sight in mesh.awake:
             yield Breach((sight.name,), f"session {id_[:8]} has ended and is still there", id_, FREED_S)
 
 

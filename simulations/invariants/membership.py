@@ -8,11 +8,13 @@ from mesh.liveness.detector import State
 from mesh.liveness.standing import NEVER, Standing
 from protocols import limits
 from protocols.ids import PeerId
+from protocols.streams import Plane
 from simulations.invariants.bounds import TOGETHER_S
 from simulations.invariants.invariant import Breach, always, settled
 from simulations.invariants.mesh import Mesh
 
 LOOK_S = 0.5
+JOINED_S = TOGETHER_S + 10.0  # a connection that nobody needs at the moment is not made first
 
 
 @always(
@@ -90,6 +92,24 @@ def the_core_sees_itself(mesh: Mesh) -> Iterator[Breach]:
                 state = sight.detector.state(other.peer).name
                 detail = f"{other.name} is {state}, {'' if sight.is_up(other.peer) else 'not '}connected"
                 yield Breach((sight.name, other.name), detail, within_s=TOGETHER_S)
+
+
+@settled("L1", f"All of the healed core are joined for bulk as well, within {JOINED_S:.0f} s.")
+def the_core_is_joined_for_bulk(mesh: Mesh) -> Iterator[Breach]:
+    for sight in mesh.core:
+        for other in mesh.core:
+            if other is not sight and Plane.DATA not in sight.planes(other.peer):
+                detail = f"{sight.name} and {other.name} have no connection for bulk"
+                yield Breach((sight.name, other.name), detail, within_s=JOINED_S)
+
+
+@always("S13", "Gossip counts on neighbours to whom it has a link.", every_s=LOOK_S)
+def neighbours_have_links(mesh: Mesh) -> Iterator[Breach]:
+    for sight in mesh.awake:
+        for peer in sight.views.active:
+            if peer not in sight.linked:
+                detail = f"{mesh.name_of(peer)} counts as its neighbour, and there is no link"
+                yield Breach((sight.name, mesh.name_of(peer)), detail, within_s=LOOK_S)
 
 
 @settled("L1", f"Nobody of the healed core takes for living what has been down for {TOGETHER_S:.0f} s.")

@@ -52,6 +52,18 @@ def memory_is_enough(mesh: Mesh) -> Iterator[Breach]:
             yield Breach((sight.name,), f"it lacks {-free_bytes} bytes")
 
 
+@always("S4", "What is granted and not loaded has its memory promised, and nothing has more.", every_s=0.5)
+def promises_cover_their_ranges(mesh: Mesh) -> Iterator[Breach]:
+    for sight in mesh.awake:
+        loaded = [holding.grant for holding in sight.holdings if holding.is_loaded]
+        for grant in sight.grants:
+            is_loaded = any(grant is other for other in loaded)
+            is_short = not is_loaded and grant.promised_bytes < grant.bytes_needed
+            if is_short or grant.promised_bytes > grant.bytes_needed:
+                detail = f"layers {grant.offer.range} need {grant.bytes_needed} bytes, {grant.promised_bytes} are promised"
+                yield Breach((sight.name,), detail, grant.offer.range, within_s=1.0)
+
+
 @always("S4", "What a node claims to hold is in its worker, or lies on its disk and says so.", every_s=1.0)
 def claims_are_true(mesh: Mesh) -> Iterator[Breach]:
     for sight in mesh.sights.values():

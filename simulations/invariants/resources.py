@@ -80,12 +80,14 @@ def tasks_end_with_their_sessions(mesh: Mesh) -> Iterator[Breach]:
             yield Breach((sight.name,), detail, within_s=DRAINED_S)
 
 
-@always("S13", "Frames are taken for stages that are open, and for no others.", every_s=0.5)
+@always(
+    "S13", "Frames are taken for stages that are open, and for no others; those are forgotten.", every_s=0.5
+)
 def registrations_end_with_stages(mesh: Mesh) -> Iterator[Breach]:
     for sight in mesh.awake:
-        for key in sight.registered:
+        for key in dict.fromkeys((*sight.registered, *sight.owned)):
             if key not in sight.opened:
-                detail = f"frames are taken for stage {key[1]} of session {key[0][:8]}, which is not open"
+                detail = f"stage {key[1]} of session {key[0][:8]} is not open, and not forgotten"
                 yield Breach((sight.name,), detail, key, within_s=LOOK_S)
 
 
@@ -96,6 +98,17 @@ def requests_are_forgotten(mesh: Mesh) -> Iterator[Breach]:
             if session not in sight.entered:
                 detail = f"the request of session {session[:8]} counts as under way, and has no session"
                 yield Breach((sight.name,), detail, session, FREED_S)
+
+
+@always(
+    "S13", "Who is not monitored any more is not pinged, nor told of as near or far.", every_s=_TASKS_EVERY_S
+)
+def pings_end_with_their_subjects(mesh: Mesh) -> Iterator[Breach]:
+    for sight in mesh.awake:
+        pingers = sum(task.name.endswith("Pinger.run") for task in sight.tasks())
+        if pingers > len(sight.pinged) or set(sight.measured) - set(sight.pinged):
+            detail = f"{pingers} streams of pings and {len(sight.measured)} round trip times, of {len(sight.pinged)} members"
+            yield Breach((sight.name,), detail, within_s=_TASKS_EVERY_S)
 
 
 @always("S13", "What the failure detector counts as under way is under way.", every_s=_TASKS_EVERY_S)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from inference.sessions.events import Phase
 from protocols import limits
 from protocols.ids import SessionId
-from simulations.invariants.invariant import Breach, always
+from simulations.invariants.invariant import LOOK_S, Breach, always
 from simulations.invariants.mesh import Mesh
 
 
@@ -62,6 +62,19 @@ def rows_come_from_upstream(mesh: Mesh) -> Iterator[Breach]:
         if stage.rows > rows:
             detail = f"stage {index} of session {id_[:8]} has {stage.rows} rows, and {rows} were sent"
             yield Breach((sight.name, source.name), detail)
+
+
+@always("S3", "While a session runs, its entry feeds it in its present epoch alone.")
+def entries_feed_in_their_epoch(mesh: Mesh) -> Iterator[Breach]:
+    for sight in mesh.awake:
+        for outlet in sight.outlets:
+            entry, session = mesh.entered.get(outlet.session, (None, None))
+            is_of_entry = outlet.stage == 0 and entry is sight
+            if session is None or not is_of_entry or session.phase is not Phase.RUNNING:
+                continue
+            if outlet.epoch != session.epoch:
+                detail = f"session {outlet.session[:8]} is in epoch {session.epoch}, and fed in {outlet.epoch} as well"
+                yield Breach((sight.name,), detail, outlet.epoch, within_s=3 * LOOK_S)
 
 
 @always("S3", "A stage that a session has given up gets no rows of tokens that came after.")

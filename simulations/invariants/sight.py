@@ -8,7 +8,7 @@ changes anything or waits; what it names is named here once, so that a change in
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Container, Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -32,6 +32,7 @@ from protocols.gossip import BundleId, Topic
 from protocols.ids import ModelDigest, PeerId, SessionId
 from protocols.placement import Claim, ModelNote
 from protocols.session import OpenStage
+from protocols.streams import Plane
 from simulations.machine.arithmetic import ArithmeticEngine
 
 if TYPE_CHECKING:
@@ -74,9 +75,23 @@ class Sight:
         """Of those, the ones that have no task yet, with a few that are not counted."""
         return len(self.daemon.members.watch._todo)
 
+    @property
+    def pinged(self) -> Collection[PeerId]:
+        """For whom there is a stream of pings, or is to be one."""
+        return self.daemon.members.watch._pingers.keys()
+
+    @property
+    def measured(self) -> Collection[PeerId]:
+        """Whose round trip time it tells."""
+        return self.daemon.members.watch.rtts_ms.keys()
+
     def boot_of(self, peer: PeerId) -> bytes:
         """Which run of a peer this node has heard of last; of itself, which one it is."""
         return self.daemon.members.watch.boot_of(peer)
+
+    def planes(self, peer: PeerId) -> Container[Plane]:
+        """On which it is connected with a member."""
+        return self.daemon.members._machine._planes.get(peer, ())
 
     def is_up(self, peer: PeerId) -> bool:
         return peer in self.daemon.members._machine._up
@@ -121,6 +136,11 @@ class Sight:
     @property
     def missing_ids(self) -> Mapping[BundleId, object]:
         return self.daemon.members.gossip._machine._tree._missing
+
+    @property
+    def linked(self) -> Container[PeerId]:
+        """With whom there is a gossip link, or is to be one."""
+        return self.daemon.members.gossip._links
 
     @property
     def rated_peers(self) -> int:
@@ -216,6 +236,11 @@ class Sight:
         """Who has opened that stage."""
         entry = self.daemon.server._entries.get(key)
         return entry[0] if entry else None
+
+    @property
+    def owned(self) -> tuple[StageKey, ...]:
+        """Stages of which it knows who has opened them."""
+        return tuple(self.daemon.server._entries)
 
     @property
     def registered(self) -> tuple[StageKey, ...]:

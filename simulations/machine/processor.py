@@ -10,6 +10,7 @@ carried out, in its turn, by whoever looks next after its end; nobody can tell t
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
 from typing import Final
@@ -17,6 +18,7 @@ from typing import Final
 import trio
 
 from protocols.errors import WeftError, WorkerDied
+from simulations.determinism import TickingClock, tick_of
 
 _EXACT_S: Final = 1e-9  # what adding up floats may lose
 
@@ -60,7 +62,7 @@ class Processor:
         self._hangs = False
         self._set_at = 0.0  # trio's clock and processor time when the speed was last set
         self._set_time = 0.0
-        self._changed = trio.Event()
+        self._bells: dict[trio.Event, None] = {}  # of those who wait for their job
 
     @property
     def factor(self) -> float:
@@ -86,20 +88,35 @@ class Processor:
         has_waited = False
         while True:
             self.settle()
+            if job.is_over:
+                break
             left_s = job.start + job.cost_s * share - self._time()
-            if job.is_over or (left_s <= _EXACT_S and share < 1):
+            if left_s <= _EXACT_S and share < 1:
                 break
             has_waited = True
-            changed = self._changed
-            if self._hangs:
-                await changed.wait()
-                continue
-            with trio.move_on_after(max(left_s, _EXACT_S) * self._factor):
-                await changed.wait()
+            await self._wait(math.inf if self._hangs else max(left_s, _EXACT_S) * self._factor)
         if not has_waited:
             await trio.lowlevel.checkpoint()
         if job.failure is not None:
             raise job.failure
+
+    async def _wait(self, for_s: float) -> None:
+        """Until that time has passed, or the speed has changed."""
+        bell = trio.Event()
+        self._bells[bell] = None
+        try:
+            clock = trio.lowlevel.current_clock()
+            if isinstance(clock, TickingClock):  # costs less than a cancel scope
+                if for_s < math.inf:
+                    now = trio.current_time()
+                    # A millisecond begins a little before it is due: whoever lacks less than that comes back in the next.
+                    clock.call_at(max(tick_of(now + for_s), tick_of(now) + 1), lambda _: bell.set())
+                await bell.wait()
+            else:
+                with trio.move_on_after(for_s):
+                    await bell.wait()
+        finally:
+            del self._bells[bell]
 
     def running(self) -> tuple[Job, float] | None:
         """The job under way and the share of it that is done."""
@@ -137,8 +154,8 @@ class Processor:
         self.set_speed(hangs=False)
 
     def _tell(self) -> None:
-        self._changed.set()
-        self._changed = trio.Event()
+        for bell in self._bells:
+            bell.set()
 
     def _time(self) -> float:
         if self._hangs:

@@ -21,6 +21,7 @@ def missed(
         *_detections(script, detections),
         *_false_deaths(script, detections),
         *_text(script, requests),
+        *_failures(script, requests),
     )
 
 
@@ -79,3 +80,19 @@ def _text(script: Script, requests: tuple[RequestOutcome, ...]) -> Iterator[str]
     wrong = [str(request.index) for request in requests if not request.is_exact]
     if script.expect.exact_text and wrong:
         yield f"exact_text: other text than an unbroken run was given to request {', '.join(wrong)}"
+
+
+def _failures(script: Script, requests: tuple[RequestOutcome, ...]) -> Iterator[str]:
+    bound_s = script.expect.failed_max_s
+    waited_s = [
+        (request.ended_s - max((request.began_s, *request.token_at_s)), request.index)
+        for request in requests
+        if request.status == "failed"
+    ]
+    if bound_s is None or not waited_s:
+        return
+    longest_s, index = max(waited_s)
+    if longest_s > bound_s:
+        yield (
+            f"failed_max_s: request {index} had waited for {longest_s:.2f} s when it failed, and at most {bound_s:g} s were promised"
+        )

@@ -30,7 +30,7 @@ class Failover(Struct, frozen=True):
 
 
 class RequestOutcome(Struct, frozen=True):
-    """`lost`: its entry node died, which ends what its client sees. `unfinished`: it was under way when the run ended."""
+    """`lost`: its entry node died, which ends what its client sees, or was being stopped when it was asked. `unfinished`: it was under way when the run ended."""
 
     index: int
     entry: str

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -32,6 +35,7 @@ from simulations.trace import Trace
 
 BREAKS: Final = "breaks "
 """How the observer begins its events, which repeat the violations."""
+COLLECTED_EVERY: Final = (50_000, 20, 100)  # objects, and rounds of the younger generation
 LOOK_S: Final = 0.1
 """Of virtual time, between two looks at whether the run is to end."""
 
@@ -57,11 +61,23 @@ def run_script(
     with (
         tempfile.TemporaryDirectory(prefix="weft-sim-") as root,
         kept_logs(on_log),
+        _seldom_collected(),
         run.guard.interruptible(),
         run.breakage,
     ):
         run_deterministically(run.live, Path(root), seed=script.seed, instruments=[run.guard])
     return run.outcome(time.perf_counter() - began_s)
+
+
+@contextmanager
+def _seldom_collected() -> Iterator[None]:
+    """What lives as long as the mesh is not walked through over and over in search of cycles."""
+    before = gc.get_threshold()
+    gc.set_threshold(*COLLECTED_EVERY)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 class _Run:

@@ -53,13 +53,15 @@ class Request(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Tru
 
 class Expectations(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """What a scenario promises beyond the invariants; None promises nothing. Shares are of the requests of clients whose
-    entry node was up all the while."""
+    entry node was up all the while. A request that fails does so within `failed_max_s` of its last token, or of being asked.
+    """
 
     finished_share: Annotated[float, Meta(ge=0, le=1)] | None = None
     failover_max_s: Positive | None = None
     detection_max_s: Positive | None = None
     false_deaths: Annotated[int, Meta(ge=0)] | None = None
     exact_text: bool = True
+    failed_max_s: Positive | None = None
 
 
 class Script(Struct, frozen=True, forbid_unknown_fields=True):

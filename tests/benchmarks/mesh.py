@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Final
 
 from node.demo.local_mesh import LocalMesh
-from protocols.errors import Unavailable, WeftError
 from tests.benchmarks import mesh_liveness, mesh_plan, mesh_stack, ring
 from tests.benchmarks.direct_pair import measure_direct
 from tests.benchmarks.failover import measure_failover
@@ -23,32 +22,14 @@ from tests.benchmarks.mesh_idle import measure_idle
 from tests.benchmarks.mesh_lookup import measure_cold, measure_table
 from tests.benchmarks.mesh_weights import measure_weights
 from tests.benchmarks.model import LLAMA_100M, model_folder
+from tests.benchmarks.parts import Part, run_parts
 
 Say = Callable[[str], None]
-Part = Callable[[Say], Iterator[Figure]]
-
-
-class PartsFailed(Unavailable):
-    """Names those of which there are no figures, or not all."""
 
 
 def measure(say: Say) -> Iterator[Figure]:
     """All parts. Raises `PartsFailed` after the last of them if one failed."""
-    yield from run_parts(PARTS, say)
-
-
-def run_parts(parts: dict[str, Part], say: Say) -> Iterator[Figure]:
-    """Figures as they become known."""
-    failed = []
-    for name, part in parts.items():
-        say(f"mesh:{name}")
-        try:
-            yield from part(say)
-        except (WeftError, OSError) as error:
-            say(f"mesh:{name} failed: {error}")
-            failed.append(f"mesh:{name}")
-    if failed:
-        raise PartsFailed(f"not everything was measured, repeat {', '.join(failed)}")
+    yield from run_parts("mesh", PARTS, say)
 
 
 def _hop(say: Say) -> Iterator[Figure]:

@@ -445,6 +445,69 @@ class NetworkContract:
             with pytest.raises(Unavailable):
                 await one.open_stream(two.peer, streams.MEMBERS)
 
+    async def test_what_was_sent_before_a_close_arrives_whole_however_late_it_is_read(
+        self, make_network: MakeNetwork
+    ) -> None:
+        payload = bytes(range(256)) * 512  # less than any window
+        may_read, received = trio.Event(), list[bytes]()
+
+        async def read_late(stream: Stream) -> None:
+            await may_read.wait()
+            received.append(await read_all(stream))
+
+        async with members(make_network(), make_network()) as (one, two):
+            two.handle(streams.DECODE, read_late)
+            stream = await one.open_stream(two.peer, streams.DECODE)
+            await stream.send(payload)
+            await stream.close()
+            may_read.set()
+            assert await read_all(stream) == b""
+            assert received == [payload]
+
+    async def test_a_connection_that_ends_is_never_taken_for_the_end_of_a_stream(
+        self, make_network: MakeNetwork
+    ) -> None:
+        """A reader that has a part of an answer must not believe that it has all of it."""
+
+        async def begin(stream: Stream) -> None:
+            await stream.send(b"the beginning")
+            await trio.sleep_forever()
+
+        async with members(make_network(), make_network()) as (one, two):
+            two.handle(streams.DECODE, begin)
+            stream = await one.open_stream(two.peer, streams.DECODE)
+            assert await stream.receive() == b"the beginning"
+            await two.disconnect(one.peer)
+            with trio.fail_after(SOON_S), pytest.raises(Disconnected):
+                await stream.receive()
+
+    async def test_a_stream_that_nobody_reads_does_not_hold_up_the_others_of_its_connection(
+        self, make_network: MakeNetwork
+    ) -> None:
+        async def read_nothing(stream: Stream) -> None:
+            await trio.sleep_forever()
+
+        async with members(make_network(), make_network()) as (one, two):
+            two.handle(streams.PREFILL, read_nothing)
+            two.handle(streams.DECODE, echo)
+            stuck = await one.open_stream(two.peer, streams.PREFILL)
+            while stuck.send_nowait(bytes(65_536)):
+                await trio.lowlevel.checkpoint()
+            with trio.fail_after(SOON_S):
+                assert await exchange(one, two, streams.DECODE, b"still flowing") == b"still flowing"
+            assert len(one.connections()) == 1
+            await stuck.reset()
+
+    async def test_whoever_listens_no_longer_refuses_at_once(self, make_network: MakeNetwork) -> None:
+        """A process that has ended is told apart from a machine that is silent, and much sooner."""
+        one, two = make_network(), make_network()
+        async with running(one):
+            async with running(two):
+                introduce(one, two)
+            for plane in Plane:
+                with trio.fail_after(limits.DIAL_S / 2), pytest.raises(Disconnected):
+                    await one.connect(two.peer, plane)
+
     async def test_a_peer_that_nobody_told_of_is_unavailable(self, make_network: MakeNetwork) -> None:
         async with running(make_network(), make_network()) as (one, two):
             admit(one, two.peer)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from tests.mutants.planting import Mutant
 
 MEMBERSHIP = "mesh/members/membership.py"
-DIALLING = "mesh/members/dialling.py"
 
 MUTANTS = (
     Mutant(

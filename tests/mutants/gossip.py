@@ -6,7 +6,6 @@ from tests.mutants.planting import Mutant
 
 TABLE = "mesh/gossip/table.py"
 REPAIR = "mesh/gossip/repair.py"
-INTAKE = "mesh/gossip/intake.py"
 PUBLISHING = "mesh/gossip/publishing.py"
 
 MUTANTS = (
@@ -16,13 +15,6 @@ MUTANTS = (
         "if word is None or word.rank < rank:",
         "if word is None or word.rank != rank:",
         "an older word replaces a newer one if it comes later",
-    ),
-    Mutant(
-        "expired-words-guard-nothing",
-        TABLE,
-        "                if word.guarded_ms <= wall_ms:",
-        "                if word.guarded_ms <= wall_ms or word.kept is None:",
-        "what was withdrawn comes back by a replay",
     ),
     Mutant(
         "repair-gives-nothing-back",
@@ -37,12 +29,5 @@ MUTANTS = (
         "self.sequence = max(self.sequence + 1, wall_ms)",
         "self.sequence = wall_ms",
         "a node whose clock was put back says nothing that anybody takes for news",
-    ),
-    Mutant(
-        "refused-for-ever",
-        INTAKE,
-        "return self._refused.get(id_, now) > now",
-        "return id_ in self._refused",
-        "a bundle that came too early is never looked at again",
     ),
 )

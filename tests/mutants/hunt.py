@@ -22,13 +22,17 @@ def first_finding(scenario: str, first: int, last: int) -> dict[str, object] | N
     for seed in range(first, last + 1):
         outcome = run_script(draw(loaded, seed))
         if not outcome.is_good:
-            return {"seed": seed, "by": _by(outcome), "at_s": round(outcome.virtual_s, 1)}
+            by, detail = _by(outcome)
+            return {"seed": seed, "by": by, "detail": detail, "at_s": round(outcome.virtual_s, 1)}
     return None
 
 
-def _by(outcome: Outcome) -> str:
+def _by(outcome: Outcome) -> tuple[str, str]:
     broken = dict.fromkeys(violation.invariant for violation in outcome.violations)
-    return ", ".join(broken) or outcome.missed[0]
+    if not broken:
+        return outcome.missed[0], ""
+    first = outcome.violations[0]
+    return ", ".join(broken), f"{first.sentence} {first.detail.splitlines()[0] if first.detail else ''}"[:200]
 
 
 if __name__ == "__main__":

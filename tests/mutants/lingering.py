@@ -11,16 +11,12 @@ RELAY = "inference/sessions/relay.py"
 GENERATION = "node/generation.py"
 GRANTS = "inference/placement/holding/grants.py"
 HOLDER = "inference/placement/holding/holder.py"
-GOSSIPING = "inference/placement/gossiping.py"
 SUSPICION = "mesh/liveness/suspicion.py"
 WATCH = "mesh/liveness/watch.py"
-PINGER = "mesh/liveness/pinger.py"
-MEMBERS = "mesh/members/driver.py"
 MEMBERSHIP = "mesh/members/membership.py"
 DIALLING = "mesh/members/dialling.py"
 GOSSIP = "mesh/gossip/driver.py"
 MACHINE = "mesh/gossip/machine.py"
-LINKS = "mesh/gossip/links.py"
 
 MUTANTS = (
     Mutant(
@@ -59,13 +55,6 @@ MUTANTS = (
         "a session that has ended stays until its silent stages have heard of it",
     ),
     Mutant(
-        "earlier-stage-not-ended",
-        SHARD,
-        "                scope.cancel()\n                await self._changed.wait()",
-        "                await self._changed.wait()",
-        "a stage that is opened again waits for the end of the one before, which nobody asks for",
-    ),
-    Mutant(
         "sending-not-cut-short",
         SHARD,
         "        if self._sending:\n            self._sending.cancel()\n",
@@ -94,20 +83,6 @@ MUTANTS = (
         "a sender takes itself for owed more than it was given",
     ),
     Mutant(
-        "promise-of-the-same-range-forgotten",
-        GRANTS,
-        "        grant.offer, grant.is_adopted = offer, False\n        self._remember(offer)",
-        "        grant.offer, grant.is_adopted = offer, False",
-        "a plan that keeps a range is forgotten as the newest",
-    ),
-    Mutant(
-        "dropped-load-keeps-its-grant",
-        HOLDER,
-        "                if not verdict.grant.is_claimed:\n                    self.grants.drop(verdict.grant)",
-        "                pass",
-        "the memory of a load that was given up stays promised",
-    ),
-    Mutant(
         "demoted-range-keeps-its-memory",
         GRANTS,
         "        grant.is_promoted = False\n        grant.promised_bytes = grant.bytes_needed",
@@ -120,27 +95,6 @@ MUTANTS = (
         "            self.grants.unloaded()\n",
         "",
         "what a dead worker had counts as loaded when memory is granted",
-    ),
-    Mutant(
-        "word-of-own-earlier-run-stands",
-        GOSSIPING,
-        "        if heard.body and (heard.topic, heard.key) not in self._said:",
-        "        if heard.body and not self._said:",
-        "a word of a node's earlier run that it no longer says is not taken back",
-    ),
-    Mutant(
-        "lost-holder-lost-for-good",
-        GOSSIPING,
-        "                    case MemberUp(peer):\n                        self._lost.discard(peer)",
-        "                    case MemberUp(peer):\n                        pass",
-        "whoever was lost once counts as living only as long as it is connected",
-    ),
-    Mutant(
-        "claims-repeated-by-nobody",
-        GOSSIPING,
-        "            nursery.start_soon(self._repeat)\n",
-        "",
-        "claims expire while what they say still holds",
     ),
     Mutant(
         "suspect-not-reminded",
@@ -162,27 +116,6 @@ MUTANTS = (
         "            if about & news:",
         "            if about & news and len(news) > 1:",
         "what was said of a member before it was known here is not read again",
-    ),
-    Mutant(
-        "redial-of-the-lost-forgotten",
-        SUSPICION,
-        "                return [Redial(peer)] if peer in self.subjects else []",
-        "                return []",
-        "a connection that ends is no hint: a crash is noticed by missing pongs alone",
-    ),
-    Mutant(
-        "pinger-ends-with-its-stream",
-        PINGER,
-        "                except (Unavailable, RemoteFault) as error:\n",
-        "                except (Unavailable, RemoteFault) as error:\n                    if self._todo.statistics().tasks_waiting_send:\n                        continue\n                    await trio.sleep(30)\n",
-        "after a stream of pings broke its peer is not probed for half a minute",
-    ),
-    Mutant(
-        "leaver-stays-a-candidate",
-        MEMBERS,
-        "                if isinstance(change, MemberLeft):\n                    self._handle(m.Left(change.peer))",
-        "                if isinstance(change, MemberLeft) and len(self.members()) > 12:\n                    self._handle(m.Left(change.peer))",
-        "who has left is still dialled",
     ),
     Mutant(
         "data-plane-not-redialled",

@@ -8,7 +8,6 @@ SUSPICION = "mesh/liveness/suspicion.py"
 STANDING = "mesh/liveness/standing.py"
 PROBING = "mesh/liveness/probing.py"
 INCARNATION = "mesh/liveness/incarnation.py"
-WATCH = "mesh/liveness/watch.py"
 
 MUTANTS = (
     Mutant(
@@ -17,13 +16,6 @@ MUTANTS = (
         "        upto = min(incarnation + limits.INCARNATION_BLOCK, INCARNATION_MAX)\n        try:",
         "        upto = min(incarnation + limits.INCARNATION_BLOCK, INCARNATION_MAX)\n        if self._upto:\n            return\n        try:",
         "a node that runs for the third time begins where it began the second time",
-    ),
-    Mutant(
-        "raise-not-covered",
-        WATCH,
-        "                self._incarnation.cover(incarnation)\n",
-        "                pass\n",
-        "a raised incarnation may be said again after a restart",
     ),
     Mutant(
         "one-monitor-is-enough",

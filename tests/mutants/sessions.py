@@ -55,13 +55,6 @@ MUTANTS = (
         "a replay lacks its last frame if that stands alone",
     ),
     Mutant(
-        "journal-reaches-too-far",
-        JOURNAL,
-        "return not self._gave_up and self.rows >= rows",
-        "return not self._gave_up and self.rows >= rows - 1",
-        "a journal that lacks a row is replayed as if it were whole",
-    ),
-    Mutant(
         "split-frame-keeps-its-tokens",
         JOURNAL,
         "joins = merge and frame.header.position >= prompt_rows",
@@ -151,13 +144,6 @@ MUTANTS = (
         "owed = owed + 1 if epoch == self._machine.epoch else 1",
         "owed = 1 if epoch == self._machine.epoch else owed + 1",
         "credits are not returned as they should be, and the sender waits for ever",
-    ),
-    Mutant(
-        "new-registration-lost",
-        RELAY,
-        "        if self._stages.get((session, stage)) is deliver:\n            del self._stages[session, stage]",
-        "        self._stages.pop((session, stage), None)",
-        "a stage that ends takes away the frames of the one that was opened in its place",
     ),
     Mutant(
         "broken-stream-untold",

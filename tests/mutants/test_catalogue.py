@@ -30,6 +30,9 @@ def test_a_process_has_the_bug_that_its_environment_names() -> None:
     del environment["WEFT_MUTANT"]
     usual = _output(asked, environment)
     assert _output(asked, environment | {"WEFT_MUTANT": "one-monitor-is-enough"}) != usual
+    # Beside others, of the same file and of another one.
+    several = "deaf-node-accuses,tombstone-forgotten,one-monitor-is-enough"
+    assert _output(asked, environment | {"WEFT_MUTANT": several}) != usual
 
 
 def _output(code: str, environment: dict[str, str]) -> str:

@@ -13,8 +13,13 @@ HOLDER = "inference/placement/holding/holder.py"
 GOSSIPING = "inference/placement/gossiping.py"
 WATCH = "mesh/liveness/watch.py"
 SUSPICION = "mesh/liveness/suspicion.py"
-MEMBERS = "mesh/members/driver.py"
 PICTURE = "mesh/picture/driver.py"
+MESSENGER = "mesh/liveness/messenger.py"
+PINGER = "mesh/liveness/pinger.py"
+DIALLING = "mesh/members/dialling.py"
+GOSSIP = "mesh/gossip/driver.py"
+DISSEMINATION = "mesh/gossip/dissemination.py"
+RPC = "mesh/rpc.py"
 
 MUTANTS = (
     Mutant(
@@ -130,10 +135,101 @@ MUTANTS = (
         "a stage that was given up keeps its KV until the session ends",
     ),
     Mutant(
-        "living-not-told-anew",
-        MEMBERS,
-        "                    self._handle(m.Left(change.peer))\n                self._tell_candidates()",
-        "                    self._handle(m.Left(change.peer))",
-        "gossip goes on choosing neighbours among the dead",
+        "old-feeder-goes-on",
+        ENTRY,
+        "            if self._feeder:\n                self._feeder.scope.cancel()\n            # A replay",
+        "            # A replay",
+        "after a failover the entry goes on sending in the old epoch beside the new one",
+    ),
+    Mutant(
+        "redial-meets-another",
+        MESSENGER,
+        '        except (Unavailable, RemoteFault) as error:\n            log.debug("a redial failed"',
+        '        except Unavailable as error:\n            log.debug("a redial failed"',
+        "another node at the address of a lost one ends the detector",
+    ),
+    Mutant(
+        "ping-meets-another",
+        PINGER,
+        "                except (Unavailable, RemoteFault) as error:",
+        "                except Unavailable as error:",
+        "another node at the address of one that is pinged ends the detector",
+    ),
+    Mutant(
+        "dial-of-a-leaver-ends",
+        DIALLING,
+        "        attempt = self._attempts.get((peer, plane))\n        if attempt is not None and attempt.up_since",
+        "        attempt = self._attempts[peer, plane]\n        if attempt.up_since",
+        "a member that leaves while it is dialled ends the node that dials",
+    ),
+    Mutant(
+        "closing-a-lost-neighbour",
+        GOSSIP,
+        "                    if link := self._links.pop(peer, None):\n                        link.end()",
+        "                    self._links.pop(peer).end()",
+        "a gossip link that is given up after it has broken ends the node",
+    ),
+    Mutant(
+        "words-to-a-lost-neighbour",
+        GOSSIP,
+        "            if link := self._links.get(peer):\n                link.send(frame)",
+        "            self._links[peer].send(frame)",
+        "a word for a neighbour whose link has just broken ends the node",
+    ),
+    Mutant(
+        "prune-of-an-unknown-tree",
+        DISSEMINATION,
+        "        if author in self._branches:\n            self._branches[author].pop(source, None)",
+        "        self._branches[author].pop(source, None)",
+        "a neighbour that wants no more of an author whose tree is gone breaks the link",
+    ),
+    Mutant(
+        "quick-restart-untold",
+        SUSPICION,
+        "        if was is State.ALIVE and item.boot == before:",
+        "        if was is State.ALIVE:",
+        "a restart that nobody suspected is not told: what the earlier run held goes on counting",
+    ),
+    Mutant(
+        "first-health-stands",
+        PICTURE,
+        "            self._health[peer] = (now, digest)",
+        "            self._health.setdefault(peer, (now, digest))",
+        "what a node first said of its health counts for ever, that is until it is too old",
+    ),
+    Mutant(
+        "cancelled-streams-stay-open",
+        RPC,
+        "        with trio.move_on_after(1, shield=True):\n            await (stream.close() if finished else stream.reset())",
+        "        with trio.move_on_after(1):\n            await (stream.close() if finished else stream.reset())",
+        "what is cancelled is not ended at the other side",
+    ),
+    Mutant(
+        "stage-owner-kept",
+        SHARD,
+        "            del self.sessions[key], self._entries[key]\n",
+        "            del self.sessions[key]\n",
+        "who opened a stage is remembered for ever",
+    ),
+    Mutant(
+        "rtt-of-the-unwatched-stands",
+        WATCH,
+        "                self.rtts_ms.pop(peer, None)\n",
+        "",
+        "a node goes on telling how far a member is that it no longer pings",
+    ),
+    Mutant(
+        "pruned-pinger-goes-on",
+        WATCH,
+        "                self._pingers.pop(peer).stop()\n",
+        "                del self._pingers[peer]\n",
+        "a task and a stream stay for every member that was ever monitored",
+    ),
+    Mutant(
+        "branch-of-a-lost-link-kept",
+        DISSEMINATION,
+        "        self._links.pop(peer, None)\n        for branches in self._branches.values():\n            branches.pop(peer, None)",
+        "        self._links.pop(peer, None)",
+        "words are pushed to a neighbour that is gone, and announced to nobody instead",
     ),
 )

@@ -202,6 +202,10 @@ def test_status_says_what_to_do_about_a_wrong_clock_and_a_copied_key(node, weft)
         "clock: others date what they say more than 10 min ahead of this node's clock; "
         "set it if it is wrong, else theirs"
     )
+    node.faults = {"gossip ahead": 2}
+    told = weft("status")[1]
+    assert "more than 30 s ahead of this node's clock" in told.splitlines()[-1]
+    assert "refused so far" not in told
 
 
 def test_status_of_a_draining_daemon_exits_1(node, weft):

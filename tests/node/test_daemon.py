@@ -28,8 +28,8 @@ from protocols.gossip import Push
 from protocols.observations import Outcome
 from protocols.placement import LayerRange
 from protocols.seams import Seams
-from simulations.machine.clock import SeededRandomness, VirtualClock
 from simulations.machine.arithmetic import VOCABULARY, WIDTH
+from simulations.machine.clock import SeededRandomness, VirtualClock
 from simulations.machine.disk import MemoryDisk
 from simulations.machine.worker import VirtualWorker
 from simulations.network.internet import VirtualWorld

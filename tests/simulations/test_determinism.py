@@ -70,6 +70,43 @@ def test_trio_is_afterwards_as_it_was_also_when_the_run_fails() -> None:
     assert before == (scheduler._ALLOW_DETERMINISTIC_SCHEDULING, scheduler._r.getstate())
 
 
+def test_what_is_booked_is_called_in_order_of_time_behind_the_deadlines_of_that_time() -> None:
+    async def book() -> list[str]:
+        clock, seen = trio.lowlevel.current_clock(), list[str]()
+        assert isinstance(clock, determinism.TickingClock)
+        late = trio.Event()
+
+        async def sleep() -> None:
+            with trio.CancelScope(deadline=0.002) as scope:
+                await late.wait()
+            seen.append(f"slept {scope.cancelled_caught}")
+
+        def again(tick: int) -> None:
+            seen.append(f"two {tick}")
+            late.set()
+            clock.call_at(1, lambda tick: seen.append(f"overdue {tick}"))
+
+        clock.call_at(5, lambda tick: seen.append(f"three {tick} {trio.current_time()}"))
+        clock.call_at(2, lambda tick: seen.append(f"one {tick}"))
+        clock.call_at(2, again)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(sleep)
+        await trio.sleep_until(0.006)
+        return seen
+
+    assert run_deterministically(book, seed=1) == [
+        "one 2",
+        "two 2",
+        "overdue 2",
+        "slept True",
+        "three 5 0.005",
+    ]
+
+
+def test_a_thread_is_heard_although_the_kernel_is_seldom_asked() -> None:
+    assert run_deterministically(trio.to_thread.run_sync, lambda: 3, seed=1) == 3
+
+
 async def times_of(*sleeps_s: float) -> list[float]:
     times = []
     for seconds in sleeps_s:

@@ -265,6 +265,8 @@ class Holder:
 
     def may_adopt(self, offer: Offer) -> bool:
         """Whether this node has room for a range that nobody else holds; from then on its own sessions may open it."""
+        if self._promotions.is_under_way((offer.model, offer.range)):
+            return True  # its memory is promised already
         now, free_bytes = trio.current_time(), self._worker.free_bytes()
         if offer.bytes_needed > self.grants.available_bytes(free_bytes, now):
             return False
@@ -274,7 +276,8 @@ class Holder:
         return True
 
     def can_make_ready(self, key: Key, *, is_own_session: bool) -> bool:
-        return key in self.holdings or (is_own_session and key in self._adoptable)
+        is_adopted = key in self._adoptable or self._promotions.is_under_way(key)
+        return key in self.holdings or (is_own_session and is_adopted)
 
     async def make_ready(self, key: Key) -> None:
         """The range is in the worker afterwards. Raises `Unavailable` with the reason."""

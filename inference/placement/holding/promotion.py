@@ -45,6 +45,9 @@ class Promotions:
             self._wake = trio.Event()
             await self._wake.wait()
 
+    def is_under_way(self, key: Key) -> bool:
+        return key in self._under_way
+
     async def wait_for(self, key: Key) -> None:
         """Returns when the range is loaded. Raises `Unavailable` with the reason if it could not be."""
         promotion = self._under_way.get(key)

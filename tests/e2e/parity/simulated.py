@@ -14,6 +14,7 @@ from simulations.chance import chance
 from simulations.cluster.cluster import Cluster
 from simulations.cluster.node import SimulatedNode
 from simulations.determinism import run_deterministically
+from simulations.running.logs import kept_logs
 from simulations.scenarios.script import LinkSpec, NodeSpec, Script
 from simulations.trace import Trace
 from tests.e2e.parity.trial import (
@@ -39,7 +40,7 @@ def simulate(seed: int, layer_ms: float) -> dict[Act, Figures]:
     """Nodes that take `layer_ms` for a layer, as the real ones say that they do."""
     nodes = tuple(NodeSpec(f"n{number}", layer_ms=layer_ms) for number in range(NODES))
     script = Script("parity", seed, DURATION_S, nodes, layers=LAYERS, links=(LOOPBACK,))
-    with tempfile.TemporaryDirectory() as root:
+    with tempfile.TemporaryDirectory() as root, kept_logs(None):
         return run_deterministically(partial(_run, script, Path(root)), seed=seed)
 
 

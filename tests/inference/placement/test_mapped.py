@@ -161,6 +161,25 @@ async def test_a_range_whose_only_holder_is_gone_is_adopted_by_own_sessions_alon
         assert a.available_bytes() == before
 
 
+async def test_a_session_that_opens_again_while_its_range_is_adopted_waits_for_that(autojump_clock):
+    async with mesh_of(3) as (_, (a, b, c)):
+        await a.placement.offer(model_to_offer(), unheard, goal=Goal(standby=StandbyPolicy.NONE))
+        (lost,) = [each.claim for each in c.placement.own_shards()]
+        c.kill()
+        await eventually(lambda: a.placement.claims.lost(MODEL) == (lost,))
+        assert a.placement.adoptable(lost, model_to_offer().config)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(a.placement.load, MODEL, lost.range)
+            await trio.sleep(0.001)
+            assert a.placement.held(MODEL, lost.range) is None, "it loads"
+            assert a.placement.can_load(MODEL, lost.range, a.peer)
+            assert not a.placement.can_load(MODEL, lost.range, b.peer)
+            a.worker._memory_bytes = a.worker._memory_bytes - a.worker.free_bytes()
+            assert a.placement.adoptable(lost, model_to_offer().config), "its memory is promised already"
+            a.worker._memory_bytes *= 2
+        assert a.placement.held(MODEL, lost.range) is not None
+
+
 async def test_a_range_that_does_not_fit_is_not_adopted(autojump_clock):
     async with mesh_of(3) as (_, (a, _, c)):
         await a.placement.offer(model_to_offer(), unheard, goal=Goal(standby=StandbyPolicy.NONE))

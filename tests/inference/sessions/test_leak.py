@@ -117,7 +117,7 @@ def test_a_row_that_got_lost_once_costs_no_stage() -> None:
 
 
 def test_where_nobody_stands_by_it_ends_with_a_cause() -> None:
-    route = Route(3, spares="", liars="b")
+    route = Route(3, spares="", liars="b", claimed=9)
     ended_s = route.run(300)
     (failed,) = route.of(e.Fail)
     assert isinstance(failed, e.Fail)
@@ -130,7 +130,7 @@ def test_where_nobody_stands_by_it_ends_with_a_cause() -> None:
 
 
 def test_both_at_the_gap_are_disputed_and_neither_convicted() -> None:
-    route = Route(3, liars="b")
+    route = Route(3, liars="b", claimed=9)
     route.run(limits.IDLE_S * 4)
     blames = [output for output in route.of(e.Blame) if isinstance(output, e.Blame)]
     assert {(blame.peer, blame.outcome) for blame in blames} == {

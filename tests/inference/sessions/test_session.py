@@ -10,7 +10,7 @@ import pytest
 from inference.sessions import events as e
 from inference.sessions.session import Session
 from protocols import limits
-from protocols.errors import NoRoute
+from protocols.errors import NoRoute, Overloaded
 from protocols.ids import PeerId
 from protocols.observations import Outcome
 from protocols.placement import LayerRange
@@ -315,3 +315,13 @@ def unopened(gone: str, spares: str, resort: str | None) -> Session:
         lambda _layers, _excluded: PeerId(resort) if resort else None,
         is_gone=lambda peer: peer in gone,
     )
+
+
+def test_a_mesh_that_takes_no_more_sessions_says_so_and_not_that_nodes_are_missing() -> None:
+    talk = Talk(spares="x")
+    talk.say(1, StageRefused("64 sessions are open here"))
+    failed = talk.say(1, StageRefused("64 sessions are open here"))[-1]
+    assert isinstance(failed, e.Fail)
+    assert isinstance(failed.error, Overloaded)
+    assert "64 sessions are open here" in str(failed.error)
+    assert "offer" not in str(failed.error)

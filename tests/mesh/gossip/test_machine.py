@@ -281,6 +281,19 @@ def test_a_clock_ten_minutes_ahead_is_borne_with() -> None:
     assert heard(node.hear(word(WALL + 590_000, made_ms=WALL + 590_000)))
 
 
+@pytest.mark.parametrize(("ahead_s", "times"), [(limits.HEALTH_TTL_S, 0), (limits.HEALTH_TTL_S + 1, 1)])
+def test_who_is_so_far_ahead_that_it_takes_own_health_for_expired_is_counted(
+    ahead_s: float, times: int
+) -> None:
+    node = Node()
+    ahead_ms = int(1000 * ahead_s)
+    assert heard(node.hear(word(WALL + ahead_ms, made_ms=WALL + ahead_ms)))
+    assert node.machine.counts["ahead"] == times
+    forged = word(WALL + ahead_ms + 9_000, made_ms=WALL + ahead_ms + 9_000)
+    node.hear(Push(1, forged.body, bytes(64)))
+    assert node.machine.counts["ahead"] == times
+
+
 def test_a_replayed_flood_costs_no_signature_checks() -> None:
     checked = []
 

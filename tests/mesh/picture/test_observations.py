@@ -33,8 +33,8 @@ MESSAGE = Observations(
 )  # fmt: skip
 
 
-def heard(body: bytes, key: str = SUBJECT, author: str = AUTHOR) -> Heard:
-    return Heard(author, Topic.OBSERVATIONS, key, body, 0, 1)
+def heard(body: bytes, key: str = SUBJECT, author: str = AUTHOR, made_ms: int = 1_800_000_000_000) -> Heard:
+    return Heard(author, Topic.OBSERVATIONS, key, body, made_ms, 1)
 
 
 def test_observations_are_written_and_read_as_their_golden_bytes():
@@ -45,7 +45,7 @@ def test_observations_are_written_and_read_as_their_golden_bytes():
 
 def test_fields_and_facets_of_a_later_minor_are_passed_over():
     later = [*MEANS[:2], [*MEANS[2], 8.0], [*MEANS[3], [1.0, 1.0, 1.0]], "more"]
-    told = decode_observations(heard(msgpack.packb(later)), 1.8e9)
+    told = decode_observations(heard(msgpack.packb(later)))
     assert told is not None
     assert told.facets[: len(Facet)] == MESSAGE.facets
 
@@ -69,7 +69,7 @@ def test_figures_past_their_bounds_are_malformed(at, value):
     means = list(MEANS)
     means[at] = value
     with pytest.raises(Malformed):
-        decode_observations(heard(msgpack.packb(means)), 1.8e9)
+        decode_observations(heard(msgpack.packb(means)))
 
 
 @pytest.mark.parametrize(
@@ -82,20 +82,20 @@ def test_figures_past_their_bounds_are_malformed(at, value):
 )
 def test_praise_of_oneself_and_words_under_a_wrong_key_are_refused(told, fault):
     with pytest.raises(fault) as raised:
-        decode_observations(told, 1.8e9)
+        decode_observations(told)
     assert isinstance(raised.value, RemoteFault)
 
 
-def test_a_date_up_to_two_minutes_ahead_is_taken_and_any_past_one():
-    body = OBSERVATIONS_CODEC.encode(MESSAGE)  # of 1.8e9
-    for wall_s in (1.8e9 - limits.OBSERVATION_SKEW_S, 1.8e9, 1.9e9):
-        assert decode_observations(heard(body), wall_s) == MESSAGE
-    with pytest.raises(Dishonest, match="121 s ahead"):
-        decode_observations(heard(body), 1.8e9 - limits.OBSERVATION_SKEW_S - 1)
+def test_a_date_up_to_two_minutes_after_the_bundles_own_is_taken_and_any_before_it():
+    body, skew_ms = OBSERVATIONS_CODEC.encode(MESSAGE), int(1000 * limits.OBSERVATION_SKEW_S)
+    for later_ms in (-skew_ms, 0, 100_000_000):
+        assert decode_observations(heard(body, made_ms=MESSAGE.made_ms + later_ms)) == MESSAGE
+    with pytest.raises(Dishonest, match="121 s after"):
+        decode_observations(heard(body, made_ms=MESSAGE.made_ms - skew_ms - 1000))
 
 
 def test_an_empty_body_takes_it_back():
-    assert decode_observations(heard(b""), 0) is None
+    assert decode_observations(heard(b"")) is None
 
 
 def test_what_is_told_is_what_the_ledger_says_now():

@@ -95,6 +95,18 @@ def test_a_leaving_node_lets_its_clients_finish() -> None:
     assert play(script(3, asking("n1")), act).client.is_exact
 
 
+def test_a_client_that_asks_a_node_which_is_being_stopped_is_lost() -> None:
+    async def act(stage: Stage) -> None:
+        await under_way(stage)
+        await stage["n1"].leave()
+        first, second = stage.clients.all
+        assert first.status == "finished"
+        assert second.status == "lost"
+        assert "going down" in second.detail
+
+    play(script(3, asking("n1", tokens=100), asking("n1", at_s=2.0)), act)
+
+
 def test_a_client_that_leaves_has_its_end_and_frees_what_it_held() -> None:
     async def act(stage: Stage) -> None:
         await stage.until(lambda: bool(stage.clients.all) and stage.client.status is not None)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 import trio
+from msgspec import structs
 
 from protocols.errors import WeftError
 from simulations.cluster.cabling import as_link, link_between
@@ -39,6 +40,14 @@ def test_a_mesh_goes_on_without_its_founder() -> None:
     stage = play(script(3, asking("n2", at_s=30.0)), act)
     assert stage.client.status == "finished"
     assert stage.client.is_exact
+
+
+def test_the_model_is_offered_to_those_that_the_script_says() -> None:
+    async def act(stage: Stage) -> None:
+        holders = {name for name, node in stage.cluster.nodes.items() if node.worker.free_bytes() < 1 << 30}
+        assert holders == {"n1", "n3"}
+
+    play(structs.replace(script(4), offer_on=("n1", "n3")), act)
 
 
 def test_an_offer_that_cannot_be_served_raises_why_and_one_of_a_lost_node_does_not_hang() -> None:

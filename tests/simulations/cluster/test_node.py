@@ -188,6 +188,17 @@ def test_whoever_waits_to_be_retried_can_be_crashed_and_left() -> None:
 # Bugs ----------------------------------------------------------------------------------------------------------------
 
 
+def test_a_machine_is_off_the_moment_it_has_left_and_can_be_started_again() -> None:
+    async def act(stage: Stage) -> None:
+        node = stage["n1"]
+        await node.leave()
+        assert not node.is_on
+        assert await stage.cluster.restart(node)
+        assert node.starts == 2
+
+    play(script(), act)
+
+
 def test_a_daemon_that_ends_by_an_exception_is_recorded_and_started_again() -> None:
     async def bug(_daemon: Daemon) -> None:
         raise ZeroDivisionError("a bug of the product")

@@ -20,6 +20,7 @@ from protocols import limits
 from protocols.ids import PeerId, SessionId
 from protocols.observations import NO_EVIDENCE, Evidence, Outcome, Tally
 from protocols.placement import Claims, LayerRange
+from protocols.streams import Plane
 from simulations.cluster.process import Panic
 from simulations.invariants.mesh import Mesh
 from simulations.invariants.sight import Sight
@@ -125,6 +126,13 @@ def left_outlet(mesh: Mesh) -> AbstractContextManager[None]:
     return holding(seen.daemon.relay._outlets, (outlet.peer, NOBODYS, 0, 0), outlet)
 
 
+def old_feeder(mesh: Mesh) -> AbstractContextManager[None]:
+    """An outlet of a session that has gone on without it."""
+    id_, (seen, held) = next(iter(mesh.entered.items()))
+    outlet = Outlet(seen.daemon.relay, held.places[0].peer, id_, 0, 99)
+    return holding(seen.daemon.relay._outlets, (outlet.peer, id_, 0, 99), outlet)
+
+
 def shrunk_log(mesh: Mesh) -> AbstractContextManager[None]:
     return having(session(mesh), "tokens", session(mesh).tokens[:-2])
 
@@ -187,6 +195,11 @@ def uncovered(mesh: Mesh) -> AbstractContextManager[None]:
 
 def unknown_claims(mesh: Mesh) -> AbstractContextManager[None]:
     return lacking(sight(mesh).daemon.placement.claims._told, sight(mesh, "n2").peer)
+
+
+def promised_twice(mesh: Mesh) -> AbstractContextManager[None]:
+    grant = sight(mesh).grants[0]
+    return having(grant, "promised_bytes", 2 * grant.bytes_needed + 1)
 
 
 def untold_ranges(mesh: Mesh) -> AbstractContextManager[None]:
@@ -299,6 +312,11 @@ def beyond_reserve(mesh: Mesh) -> AbstractContextManager[None]:
 
 def suspected(mesh: Mesh) -> AbstractContextManager[None]:
     return having(standing(mesh), "state", State.SUSPECT)
+
+
+def half_joined(mesh: Mesh) -> AbstractContextManager[None]:
+    planes: Any = sight(mesh).daemon.members._machine._planes
+    return holding(planes, sight(mesh, "n2").peer, {Plane.CONTROL})
 
 
 def missing_node(mesh: Mesh) -> AbstractContextManager[None]:

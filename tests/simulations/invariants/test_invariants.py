@@ -76,6 +76,7 @@ BREAKAGES: dict[str, b.Breakage] = {
     "no_stage_is_ahead_of_its_session": lambda mesh: b.having(b.stage(mesh), "epoch", 9),
     "stages_have_one_owner": b.two_owners,
     "rows_come_from_upstream": lambda mesh: b.having(b.stage(mesh), "rows", 5000),
+    "entries_feed_in_their_epoch": b.old_feeder,
     "given_up_stages_stay_behind": b.left_behind,
     "counted_rows_are_cached": lambda mesh: b.having(b.stage(mesh), "rows", 5000),
     "routes_are_contiguous": b.gap_in_route,
@@ -87,6 +88,7 @@ BREAKAGES: dict[str, b.Breakage] = {
     "plans_are_granted_in_order": b.falling_rank,
     "plans_do_not_overlap": b.second_primary,
     "memory_is_enough": lambda mesh: b.having(b.sight(mesh).node.worker, "_memory_bytes", 0),
+    "promises_cover_their_ranges": b.promised_twice,
     "claims_are_true": b.released_claim,
     "nodes_tell_what_they_hold": b.untold_ranges,
     "claims_are_of_this_run": b.claim_of_an_earlier_run,
@@ -108,6 +110,9 @@ BREAKAGES: dict[str, b.Breakage] = {
         b.NOBODYS,
         None,
     ),
+    "pings_end_with_their_subjects": lambda mesh: b.holding(
+        b.sight(mesh).daemon.members.watch.rtts_ms, b.STRANGER, 1.0
+    ),
     "errands_are_under_way": lambda mesh: b.having(b.sight(mesh).daemon.members.watch, "_errands", 99),
     "outlets_end_with_their_sessions": b.left_outlet,
     "members_are_certified": b.uncertified,
@@ -121,6 +126,8 @@ BREAKAGES: dict[str, b.Breakage] = {
     "incarnations_rise": b.grown_young,
     "the_core_is_up": b.missing_node,
     "the_core_sees_itself": b.suspected,
+    "the_core_is_joined_for_bulk": b.half_joined,
+    "neighbours_have_links": lambda mesh: b.lacking(b.sight(mesh).linked),  # type: ignore[arg-type]
     "the_dead_are_known": b.missing_node,
     "evidence_adds_up": b.overpraised,
     "happenings_are_noted_once": b.noted_twice,
@@ -146,6 +153,7 @@ BREAKAGES: dict[str, b.Breakage] = {
     "loops_are_on_time": b.late_loop,
     "requests_make_progress": b.unheard,
     "sessions_start": b.unheard,
+    "the_core_serves": _status("failed"),
     "words_spread": b.unheard_word,
     "health_is_fresh": b.unknown_health,
     "sessions_get_on": b.frozen_session,

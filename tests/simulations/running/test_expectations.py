@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from simulations.running.expectations import missed, name_of
 from simulations.running.outcome import Detection
@@ -56,6 +57,25 @@ def test_a_miss_says_what_was_found_and_what_was_promised():
         "false_deaths: 1 deaths were false (n3), and at most 0 were promised",
     )
     assert name_of(told[1]) == "failover_max_s"
+
+
+@pytest.mark.parametrize(
+    ("status", "tokens_at_s", "is_kept"),
+    [
+        ("failed", (), False),
+        ("failed", (4.0,), False),
+        ("failed", (4.0, 8.5), True),
+        ("finished", (), True),
+        ("unfinished", (), True),
+        ("lost", (), True),
+    ],
+)
+def test_a_request_that_fails_is_told_so_soon_after_its_last_token(status, tokens_at_s, is_kept):
+    request = replace(a_request(3, status), began_s=0.0, ended_s=10.0, token_at_s=tokens_at_s)
+    told = found([request, a_request(4)], failed_max_s=1.5)
+    assert (told == ()) is is_kept
+    if not is_kept:
+        assert told[0].startswith("failed_max_s: request 3 had waited for")
 
 
 def test_what_is_as_good_as_promised_is_kept():

@@ -39,7 +39,8 @@ def test_a_one_way_partition_does_not_turn_round_when_its_first_group_is_gone():
 
 
 def test_links_requests_and_core_go_with_their_node():
-    left = without(a_script(), ["n2"])
+    left = without(a_script(offer_on=("n2", "n3")), ["n2"])
+    assert left.offer_on == ("n3",)
     assert [(link.one, link.two) for link in left.links] == [("zone:here", "*")]
     assert [request.entry for request in left.requests] == ["n1", "n3"]
     assert left.core == ("n0",)
@@ -55,6 +56,7 @@ def test_links_requests_and_core_go_with_their_node():
         {"faults": (Partition(1.0, (("n0",), ("n1", "x")), 1.0),)},
         {"requests": (Request(1.0, "x", "hi", 1),)},
         {"core": ("x",)},
+        {"offer_on": ("x",)},
     ],
 )
 def test_a_name_that_no_node_has_is_found_wherever_it_stands(changes):

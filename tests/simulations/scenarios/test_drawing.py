@@ -18,7 +18,7 @@ from simulations.scenarios.scenario import load
 from simulations.scenarios.script import NodeSpec, Script
 
 GOLDEN = {
-    ("churn", 1): "55840af0978efc297e71fdbddec9e952",
+    ("churn", 1): "8fbdecfac8b20abf41f70dd1f189c588",
     ("swarm", 7): "c0764faa4a6181506b50e37510674e60",
 }
 
