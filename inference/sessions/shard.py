@@ -204,6 +204,7 @@ class _StageTask:
         self._is_idle = False
         self._sending: trio.CancelScope | None = None
         self._reroutes_waiting = 0
+        self._newest_epoch = opened.epoch  # of all orders, those that wait included
         self._keep_rows = math.inf  # those from here on will be undone by a reroute that waits
         self._outlet: Outlet | None = None
         self._owed: tuple[int, int] = (0, 0)  # the epoch, and the credits not yet returned in it
@@ -266,7 +267,10 @@ class _StageTask:
                     raise Malformed(f"a stage was sent a {type(message).__name__}", self._channel.peer)
 
     def _interrupt(self, order: Reroute) -> None:
-        """What is still being sent belongs to a route that has been given up."""
+        """What is still being sent belongs to a route that has been given up. An older order undoes nothing."""
+        if order.epoch <= self._newest_epoch:
+            return
+        self._newest_epoch = order.epoch
         if self._reroutes_waiting >= REROUTES_WAITING_MAX:
             raise Malformed("more reroutes than a session survives", self._channel.peer)
         self._reroutes_waiting += 1

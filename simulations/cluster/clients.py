@@ -57,9 +57,13 @@ class Client:
         return told == self.answer.first(len(told)) and len(told) <= self.request.tokens
 
     def hear(self, event: api.GenerateEvent) -> None:
-        self.events.append((trio.current_time(), event))
+        at_s = trio.current_time()
         if isinstance(event, api.Token):
-            self.tokens.append((trio.current_time(), event))
+            told = (at_s, event)
+            self.tokens.append(told)
+            self.events.append(told)
+        else:
+            self.events.append((at_s, event))
 
     def end(self, status: Status, detail: str = "") -> None:
         self.endings += 1

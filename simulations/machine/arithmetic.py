@@ -143,12 +143,14 @@ def draw(row: Row, sampling: Sampling, position: int) -> int:
 def answering(prompt: tuple[int, ...], layers: int, sampling: Sampling) -> Iterator[int]:
     """What one faultless worker that holds all layers answers, without an end."""
     chains: list[list[bytes]] = [[] for _ in range(layers)]
-    fresh = prompt
+    fresh, position = prompt, 0
     while True:
         rows = [struct.pack("<II", token, 0) for token in fresh]
+        position += len(rows)
         for layer, chain in enumerate(chains):
             rows = _layer(layer, chain, rows)
-        fresh = (draw(rows[-1], sampling, len(chains[0])),)
+            del chain[:-1]  # nothing is ever taken back here, so an answer of any length stays as small
+        fresh = (draw(rows[-1], sampling, position),)
         yield fresh[0]
 
 

@@ -3,7 +3,7 @@
     python -m tests.benchmarks.sim_memory
 
 A session of 20 tokens and a crash with a restart every five minutes; otherwise they are idle. Before, while they warm up, the
-same befalls every node once: what one says of another is kept for hours or days, so tables of pairs have to be full first. A
+same befalls every node, three times: what one says of another is kept for hours or days, so tables of pairs have to be full first. A
 process of its own measures the memory that it has in use, after each virtual minute, with garbage collected first, and prints
 [minute, MB, blocks] lines. Blocks are what Python has allocated: where they stay as many, nothing is kept, and memory grows
 only as the allocator's holes do.
@@ -27,7 +27,8 @@ from simulations.scenarios.script import NodeSpec, Request, Script
 from tests.benchmarks.figures import Figure
 
 NODES: Final = 10
-WARM_UP_MIN: Final = 60  # by then the allocator has the holes that it needs
+WARM_UP_MIN: Final = 60
+WARM_UP_ROUNDS: Final = 3  # by then the allocator has the holes that restarts need
 MEASURED_MIN: Final = 60
 EVERY_MIN: Final = 5
 TOKENS: Final = 20
@@ -70,7 +71,8 @@ def slope(points: Sequence[tuple[float, float]]) -> float:
 
 def script(minutes: int) -> Script:
     nodes = tuple(NodeSpec(f"n{number}") for number in range(NODES))
-    warm_s = [60.0 * WARM_UP_MIN * (turn + 0.5) / (NODES + 1) for turn in range(NODES)]
+    turns = WARM_UP_ROUNDS * NODES
+    warm_s = [60.0 * WARM_UP_MIN * (turn + 0.5) / (turns + 1) for turn in range(turns)]
     times_s = [*warm_s, *(60.0 * minute for minute in range(WARM_UP_MIN, minutes, EVERY_MIN))]
     requests = tuple(
         Request(at_s + 30.0, f"n{turn % NODES}", "hello there", TOKENS, 1.0, turn)
