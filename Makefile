@@ -16,8 +16,9 @@ setup: $(STAMP)  ## the virtual environment, from the lock file
 demo: $(STAMP)   ## three daemons, one answer, one of them killed (ARGS=--json)
 	@.venv/bin/weft demo --once $(ARGS)
 
-test: lint       ## lint, then the whole suite
+test: lint       ## lint, the whole suite, then the simulated set that every change has to pass
 	@$(PY) -m pytest -q $(ARGS)
+	@$(PY) -m simulations.running.campaign ci
 
 unit: $(STAMP)   ## the suite without real processes
 	@$(PY) -m pytest -q --ignore=tests/e2e --ignore=tests/interop $(ARGS)
