@@ -2,7 +2,7 @@
 PY := .venv/bin/python
 STAMP := .venv/.stamp
 
-.PHONY: help setup demo test unit e2e interop lint bench sim-ci sim-night sim-mutants lock clean
+.PHONY: help setup demo test unit e2e interop test-orders lint bench sim-ci sim-night sim-mutants lock clean
 
 help:            ## what there is
 	@sed -n 's/^\([a-z0-9-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST)
@@ -22,6 +22,11 @@ test: lint       ## lint, the whole suite, then the simulated set that every cha
 
 unit: $(STAMP)   ## the suite without real processes
 	@$(PY) -m pytest -q --ignore=tests/e2e --ignore=tests/interop $(ARGS)
+
+test-orders: $(STAMP)  ## the suite without real processes, with tasks in other orders (SEEDS="1 2 3")
+	@for seed in $(or $(SEEDS),1 2 3); do echo "seed $$seed"; \
+		WEFT_TEST_SEED=$$seed $(PY) -m pytest -q --ignore=tests/e2e --ignore=tests/interop --ignore=tests/simulations \
+		--ignore=tests/mutants $(ARGS) || exit; done
 
 e2e: $(STAMP)    ## real processes only
 	@$(PY) -m pytest -q tests/e2e $(ARGS)

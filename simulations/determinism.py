@@ -140,12 +140,16 @@ class _SeldomAsked:
 def _run(
     async_fn: Callable[[], Awaitable[Result]], seed: int, instruments: Sequence[trio.abc.Instrument]
 ) -> Result:
-    with _seeded_scheduler(seed):
+    with seeded_scheduler(seed):
         return trio.run(async_fn, clock=TickingClock(), instruments=instruments)
 
 
 @contextmanager
-def _seeded_scheduler(seed: int) -> Iterator[None]:
+def seeded_scheduler(seed: int) -> Iterator[None]:
+    """Within it the order of trio's tasks is drawn from `seed`, on any clock.
+
+    Raises `LocalFault` where this version of trio has no such order. Afterwards trio is as it was before.
+    """
     try:
         before = scheduler._ALLOW_DETERMINISTIC_SCHEDULING, scheduler._r.getstate()  # noqa: SLF001
     except AttributeError as error:

@@ -1,11 +1,16 @@
-"""Shared test code shows its values when an assertion fails, as the tests themselves do; and virtual time wins."""
+"""Shared test code shows its values when an assertion fails, as the tests themselves do; virtual time wins; and the order
+of trio's tasks is drawn from a seed."""
 
 from __future__ import annotations
+
+import os
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
 from trio.testing import MockClock
 
+from simulations.determinism import seeded_scheduler
 from tests.virtual_time import ON_VIRTUAL_TIME, run_on_virtual_time
 
 pytest.register_assert_rewrite("tests.contracts")
@@ -15,6 +20,8 @@ settings.register_profile(
     "weft", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("weft")
+
+SEED = int(os.environ.get("WEFT_TEST_SEED", "0"))
 
 
 @pytest.hookimpl(trylast=True)
@@ -26,6 +33,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             if marker.kwargs.get("run") is run_on_virtual_time:
                 item.add_marker(ON_VIRTUAL_TIME, append=False)
                 break
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call() -> Iterator[None]:
+    """A test that hangs on the order of trio's tasks fails always or never; `make test-orders` looks for those that do."""
+    with seeded_scheduler(SEED):
+        return (yield)
 
 
 @pytest.fixture

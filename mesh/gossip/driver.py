@@ -195,7 +195,7 @@ class Gossip:
         if self._machine.is_cut_off(peer, trio.current_time()):
             raise Unavailable("no gossip with a peer that broke the rules")
         if known := self._links.get(peer):
-            if known.is_ours and not known.is_up and self._network.peer < peer:
+            if known.is_ours and known.is_fresh and self._network.peer < peer:
                 raise Unavailable("the stream that this node opens at the same time stays")
             self._forget(known, None)  # the peer has lost its end of it
             known.drop()
@@ -211,7 +211,7 @@ class Gossip:
 
     async def _run(self, link: Link, channel: Channel[GossipMessage]) -> None:
         def hear(message: GossipMessage) -> int:
-            link.is_up = True
+            link.confirm()
             if self._links.get(link.peer) is not link:
                 return 0
             told = self._told

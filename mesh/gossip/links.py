@@ -8,6 +8,7 @@ writes at once.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -59,15 +60,25 @@ class Link:
 
     peer: PeerId
     is_ours: bool
-    is_up: bool = False
 
     def __post_init__(self) -> None:
         self._waiting: list[bytes] = []
         self._waiting_bytes = 0
         self._wake = trio.Event()
+        self._fresh_until = math.inf
         self._is_ending = False
         self._is_overfull = False
         self._scope = trio.CancelScope()
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether a stream that the peer opened before it knew of this one may still show up."""
+        return trio.current_time() < self._fresh_until
+
+    def confirm(self) -> None:
+        """The peer has answered; idempotent."""
+        if self._fresh_until == math.inf:
+            self._fresh_until = trio.current_time() + limits.HELLO_S
 
     def send(self, frame: bytes) -> None:
         """Never waits."""

@@ -13,6 +13,7 @@ from protocols.frame import encode_frame
 from protocols.gossip import GOSSIP_CODEC, Item, Join, Push, Topic
 from protocols.hello import encode_hello
 from protocols.streams import Plane
+from simulations.determinism import run_deterministically
 from simulations.network.internet import NETWORK_ID, VirtualNetwork, VirtualWorld
 from tests.contracts.talk import introduce, running
 from tests.mesh.gossip.meshes import push_of
@@ -202,6 +203,30 @@ class TestOnTheVirtualNetwork:
             for key, size, ttl_s in (("k" * 200, 1, 1), ("k", 40_000, 1), ("k", 1, 0), ("k", 1, 1e9)):
                 with pytest.raises(LocalFault):
                     node.publish(Topic.HEALTH, key, bytes(size), ttl_s)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_link_stands_at_once_in_whatever_order_the_openings_of_both_sides_cross(seed: int) -> None:
+    run_deterministically(open_while_the_other_opens, seed=seed)
+
+
+async def open_while_the_other_opens() -> None:
+    everyone = networks(VirtualWorld(0.05), 2)
+    low, high = sorted(everyone, key=lambda network: network.peer)
+    async with running(low, high), trio.open_nursery() as nursery:
+        introduce(low, high)
+        with pytest.raises(Unavailable):
+            await low.open_stream(high.peer, streams.GOSSIP)  # which connects them
+        nodes = {network: gossip_on(network, number) for number, network in enumerate(everyone, 1)}
+        for node in nodes.values():
+            await nursery.start(node.run)
+        nodes[low].publish(Topic.HEALTH, "low", b"x", 30)
+        nodes[high].publish(Topic.HEALTH, "high", b"x", 30)
+        nodes[low].set_candidates([high.peer])
+        await trio.sleep(0.05)
+        nodes[high].set_candidates([low.peer])
+        await until(lambda: hears(nodes[low], "high") and hears(nodes[high], "low"), 0.5)
+        nursery.cancel_scope.cancel()
 
 
 async def test_it_works_over_libp2p() -> None:
