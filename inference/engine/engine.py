@@ -15,18 +15,19 @@ from torch import Tensor
 from torch.nn import functional
 
 from inference.engine.exactness import exact_spans, fast_spans
+from inference.engine.head import Head
 from inference.engine.kv_cache import KvBudget, KvCache, cache_bytes
-from inference.engine.linear import make_linear
-from inference.engine.sampling import draw
+from inference.engine.layers import read_layer, read_linear
 from inference.engine.selftest import Arithmetic, find_arithmetic
-from inference.model.blocks import DecoderLayer, LayerParts, Linear, Span, StepPlan, causal_mask, rms_norm
+from inference.model.blocks import Segment, Span, StepPlan, causal_mask, padded
 from inference.model.config import EMBEDDING, NORM, ModelConfig
 from inference.model.rope import RopeTable
 from inference.model.weights import TORCH_DTYPES, RangeReader
-from protocols.errors import Malformed
+from protocols.errors import Malformed, WeftError
 from protocols.ids import SessionId
 from protocols.placement import LayerRange
 from protocols.seams import CacheSpec, ShardLoaded, TensorFile
+from protocols.session import Sampling
 from protocols.tensor import DType, Frame, Numerics
 
 WIRE_DTYPES: Final = {"f32": DType.F32, "bf16": DType.BF16}
@@ -36,11 +37,29 @@ CacheKey = tuple[SessionId, int]
 """A session and its stage."""
 
 
+StepOutput = tuple[memoryview | bytes, int | None]
+"""Output rows and None, or at the end of the model b"" and the token that the frame asks for."""
+
+
 @dataclass(slots=True)
 class _Opened:
     kv: KvCache
     spec: CacheSpec
     size_bytes: int
+
+    @property
+    def draw(self) -> tuple[Sampling, int]:
+        assert self.spec.sampling is not None
+        return self.spec.sampling, self.kv.rows
+
+
+@dataclass(frozen=True, slots=True)
+class _Segment:
+    """A frame that is right, with its cache and the bounds of its attention spans."""
+
+    opened: _Opened
+    frame: Frame
+    bounds: tuple[tuple[int, int], ...]
 
 
 class ShardEngine:
@@ -70,9 +89,11 @@ class ShardEngine:
         self._opened: dict[CacheKey, _Opened] = {}
         with torch.inference_mode(), RangeReader(config, layer_range, tensors, dtype, on_progress) as reader:
             self._embedding = reader.read(EMBEDDING) if self.starts_model else None
-            self._layers = [self._layer(reader, index) for index in range(layer_range.start, layer_range.end)]
-            self._norm = reader.read(NORM) if self.ends_model else None
-            self._head = self._linear(reader.read(config.head_name)) if self.ends_model else None
+            self._layers = [
+                read_layer(config, reader, index, self.arithmetic)
+                for index in range(layer_range.start, layer_range.end)
+            ]
+            self._head = self._read_head(reader) if self.ends_model else None
 
     @property
     def starts_model(self) -> bool:
@@ -81,6 +102,12 @@ class ShardEngine:
     @property
     def ends_model(self) -> bool:
         return self.range.end == self.config.layers
+
+    @property
+    def head(self) -> Head:
+        """Only where the range ends the model."""
+        assert self._head is not None
+        return self._head
 
     @property
     def loaded(self) -> ShardLoaded:
@@ -116,27 +143,58 @@ class ShardEngine:
         for key in list(self._opened):
             self.close_cache(key)
         self._layers.clear()
-        self._embedding = self._norm = self._head = None
+        self._embedding = self._head = None
+
+    def step(self, key: CacheKey, frame: Frame, on_layer: Callable[[], None] = lambda: None) -> StepOutput:
+        """As `step_together` for one frame; raises what is wrong with it."""
+        (result,) = self.step_together([(key, frame)], on_layer)
+        if isinstance(result, WeftError):
+            raise result
+        return result
 
     @torch.inference_mode()
-    def step(
-        self, key: CacheKey, frame: Frame, on_layer: Callable[[], None] = lambda: None
-    ) -> tuple[memoryview | bytes, int | None]:
-        """(output rows, None), or at the end of the model (b"", the token that the frame asks for).
+    def step_together(
+        self, work: Sequence[tuple[CacheKey, Frame]], on_layer: Callable[[], None] = lambda: None
+    ) -> list[StepOutput | WeftError]:
+        """What each frame comes to, or what is wrong with it, which is `Malformed` and harms no other one.
 
-        `on_layer` is called after every layer. Raises `Malformed` if the frame does not follow on from the cache.
+        `on_layer` is called after every layer. With exact numerics a frame comes to what it comes to alone.
         """
-        opened = self._checked(key, frame)
-        plan = self._plan(frame, opened.spec)
-        x = self._padded(self._input(frame), self.arithmetic.rows.padded(frame.header.rows))
-        opened.kv.rows = frame.header.position
-        for layer, kv in zip(self._layers, opened.kv.layers, strict=True):
-            x = layer.forward(x, plan, kv)
+        results: list[StepOutput | WeftError] = []
+        segments: list[_Segment] = []
+        keys: set[CacheKey] = set()
+        for key, frame in work:
+            try:
+                if key in keys:
+                    raise Malformed(f"two frames of stage {key[1]} of session {key[0]} in one step")
+                segment = self._checked(key, frame)
+            except WeftError as error:
+                results.append(error)
+                continue
+            keys.add(key)
+            results.append((b"", None))
+            segments.append(segment)
+        if segments:
+            computed = iter(self._compute(segments, on_layer))
+            results = [result if isinstance(result, WeftError) else next(computed) for result in results]
+        return results
+
+    def _compute(
+        self, segments: Sequence[_Segment], on_layer: Callable[[], None]
+    ) -> list[StepOutput | WeftError]:
+        plan = self._plan(segments)
+        x = padded([self._input(segment) for segment in segments], plan.blocks[-1].stop)
+        caches = [segment.opened.kv for segment in segments]
+        for segment in segments:
+            segment.opened.kv.rows = segment.frame.header.position
+        for index, layer in enumerate(self._layers):
+            x = layer.forward(x, plan, [cache.layers[index] for cache in caches])
             on_layer()
-        opened.kv.rows += plan.rows
-        if not self.ends_model:
-            return _bytes_of(x[: plan.rows]), None
-        return b"", self._sample(x[plan.rows - 1], opened) if frame.header.sample else None
+        for segment in segments:
+            segment.opened.kv.rows += segment.frame.header.rows
+        if self.ends_model:
+            return self._sampled(x, plan, segments)
+        return [(_bytes_of(x[each.start : each.start + each.rows]), None) for each in plan.segments]
 
     def rows(self, key: CacheKey) -> int:
         """How many rows the cache holds."""
@@ -144,7 +202,7 @@ class ShardEngine:
 
     # The way in ------------------------------------------------------------------------------------------------------
 
-    def _checked(self, key: CacheKey, frame: Frame) -> _Opened:
+    def _checked(self, key: CacheKey, frame: Frame) -> _Segment:
         opened, header = self._opened.get(key), frame.header
         if opened is None:
             raise Malformed(f"stage {key[1]} of session {key[0]} is not open here")
@@ -160,74 +218,73 @@ class ShardEngine:
         # The header's numerics are the sender's: where a self-test of `exact` fails, a route mixes both.
         if header.dtype is not WIRE_DTYPES[self.dtype]:
             raise Malformed(f"a frame in {header.dtype.name} for a shard in {self.dtype}")
-        return opened
-
-    def _plan(self, frame: Frame, spec: CacheSpec) -> StepPlan:
-        position, rows = frame.header.position, frame.header.rows
+        if self.starts_model and max(frame.tokens) >= self.config.vocabulary:
+            raise Malformed(f"token {max(frame.tokens)} in a vocabulary of {self.config.vocabulary}")
         if self._numerics is Numerics.EXACT:
-            bounds = exact_spans(position, rows, spec.prompt_rows)
+            bounds = exact_spans(header.position, header.rows, opened.spec.prompt_rows)
         else:
-            bounds = fast_spans(position, rows)
-        group = self.config.heads // self.config.kv_heads
-        spans = tuple(
-            Span(start, end, None if end == start + 1 else causal_mask(start, end, group, self._torch_dtype))
-            for start, end in bounds
-        )
-        cos, sin = self._rope.rows(position, self.arithmetic.rows.padded(rows))
-        return StepPlan(position, rows, self.arithmetic.rows.blocks(rows), spans, cos, sin)
+            bounds = fast_spans(header.position, header.rows)
+        return _Segment(opened, frame, tuple(bounds))
 
-    def _input(self, frame: Frame) -> Tensor:
+    def _plan(self, segments: Sequence[_Segment]) -> StepPlan:
+        group = self.config.heads // self.config.kv_heads
+        placed: list[Segment] = []
+        rows = 0
+        for segment in segments:
+            spans = tuple(
+                Span(
+                    start,
+                    end,
+                    None if end == start + 1 else causal_mask(start, end, group, self._torch_dtype),
+                )
+                for start, end in segment.bounds
+            )
+            header = segment.frame.header
+            placed.append(Segment(rows, header.position, header.rows, spans))
+            rows += header.rows
+        row_plan = self.arithmetic.rows
+        cos, sin = self._angles(placed, row_plan.padded(rows))
+        return StepPlan(row_plan.blocks(rows), tuple(placed), cos, sin)
+
+    def _angles(self, segments: Sequence[Segment], rows: int) -> tuple[Tensor, Tensor]:
+        if len(segments) == 1:
+            return self._rope.rows(segments[0].position, rows)
+        positions = [row for each in segments for row in range(each.position, each.position + each.rows)]
+        return self._rope.at(positions + [0] * (rows - len(positions)))
+
+    def _input(self, segment: _Segment) -> Tensor:
         """[rows, hidden]"""
+        frame = segment.frame
         if not self.starts_model:
             # torch warns of memory that it might write to; a frame off the wire lies in a bytearray and is not copied.
             body = frame.body if not memoryview(frame.body).readonly else bytearray(frame.body)
             return torch.frombuffer(body, dtype=self._torch_dtype).view(frame.header.rows, self.config.hidden)
-        if max(frame.tokens) >= self.config.vocabulary:
-            raise Malformed(f"token {max(frame.tokens)} in a vocabulary of {self.config.vocabulary}")
         assert self._embedding is not None
         return functional.embedding(torch.tensor(frame.tokens), self._embedding)
 
-    @staticmethod
-    def _padded(x: Tensor, rows: int) -> Tensor:
-        # Copied in any case: the buffer is the caller's, and kernels may round by how memory is aligned.
-        padded = x.new_zeros(rows, x.shape[1])
-        padded[: len(x)] = x
-        return padded
-
     # The way out -----------------------------------------------------------------------------------------------------
 
-    def logits(self, row: Tensor) -> Tensor:
-        """[hidden] -> [vocabulary] in float32, by one call of one shape, so that no frame can change them."""
-        assert self._norm is not None
-        assert self._head is not None
-        x = self._padded(row[None], self.arithmetic.rows.padded(1))
-        return self._head(rms_norm(x, self._norm, self.config.norm_eps))[0].float()
+    def _sampled(
+        self, x: Tensor, plan: StepPlan, segments: Sequence[_Segment]
+    ) -> list[StepOutput | WeftError]:
+        asking = [
+            (placed.start + placed.rows - 1, segment.opened)
+            for placed, segment in zip(plan.segments, segments, strict=True)
+            if segment.frame.header.sample
+        ]
+        if not asking:
+            return [(b"", None) for _ in segments]
+        rows, opened = zip(*asking, strict=True)
+        tokens = iter(self.head.tokens(x[list(rows)], [each.draw for each in opened]))
+        return [self._drawn(next(tokens)) if each.frame.header.sample else (b"", None) for each in segments]
 
-    def _sample(self, row: Tensor, opened: _Opened) -> int:
-        assert opened.spec.sampling is not None
-        return draw(self.logits(row).numpy(), opened.spec.sampling, opened.kv.rows)
+    @staticmethod
+    def _drawn(token: int | Malformed) -> StepOutput | WeftError:
+        return token if isinstance(token, Malformed) else (b"", token)
 
-    # Loading ---------------------------------------------------------------------------------------------------------
-
-    def _layer(self, reader: RangeReader, index: int) -> DecoderLayer:
-        def name(part: str) -> str:
-            return f"model.layers.{index}.{part}.weight"
-
-        normed = self.config.has_head_norms
-        parts = LayerParts(
-            input_norm=reader.read(name("input_layernorm")),
-            qkv=self._linear(reader.read_joined(*(name(f"self_attn.{part}_proj") for part in "qkv"))),
-            output=self._linear(reader.read(name("self_attn.o_proj"))),
-            ffn_norm=reader.read(name("post_attention_layernorm")),
-            gate_up=self._linear(reader.read_joined(name("mlp.gate_proj"), name("mlp.up_proj"))),
-            down=self._linear(reader.read(name("mlp.down_proj"))),
-            query_norm=reader.read(name("self_attn.q_norm")) if normed else None,
-            key_norm=reader.read(name("self_attn.k_norm")) if normed else None,
-        )
-        return DecoderLayer(self.config, parts)
-
-    def _linear(self, weight: Tensor) -> Linear:
-        return make_linear(weight, self.arithmetic.kernel, self.arithmetic.rows.lone)
+    def _read_head(self, reader: RangeReader) -> Head:
+        linear = read_linear(reader, self.arithmetic, self.config.head_name)
+        return Head(reader.read(NORM), linear, self.config.norm_eps, self.dtype, self.arithmetic)
 
 
 def _bytes_of(rows: Tensor) -> memoryview:

@@ -4,8 +4,8 @@ A replay after a failure carries in one frame what was decoded row by row, and m
 things stand in the way: matrix kernels sum in another order for other row counts, and attention does so for other
 query counts.
 
-* Products, norms and activations run in blocks of two sizes only: up to `lone` rows are padded to `lone`, anything
-  longer goes in blocks of `block`. The self-test finds sizes whose rows agree bit for bit at every place.
+* Products, norms and activations run in blocks of a few sizes only: the self-test finds those whose rows agree bit for
+  bit at every place, and what is left of a frame is padded to the smallest of them that takes it.
 * Attention runs over the same spans whether rows are new or replayed: prompt rows in blocks that start at multiples of
   `PREFILL_CHUNK_ROWS`, later rows one by one. Frames hold whole prompt blocks.
 """
@@ -20,44 +20,39 @@ from protocols import limits
 from protocols.errors import Malformed
 
 LONE_ROWS: Final = (4, 16)
-BLOCK_ROWS: Final = (128, 64, 32, 16, 8, 4)
+BLOCK_ROWS: Final = (4, 8, 16, 32, 64, 128)
 
 
 @dataclass(frozen=True, slots=True)
 class RowPlan:
-    """The two block sizes; `block` 0 takes every frame whole, as fast numerics do."""
+    """The block sizes, ascending; with none a frame is taken whole, as fast numerics do."""
 
-    lone: int
-    block: int
+    sizes: tuple[int, ...] = ()
+
+    @property
+    def lone(self) -> int:
+        """How many rows are computed for a single one."""
+        return self.sizes[0] if self.sizes else 1
 
     def padded(self, rows: int) -> int:
         """How many rows are computed for `rows`."""
-        if self.block == 0:
+        if not self.sizes:
             return rows
-        whole, tail = divmod(rows, self.block)
-        if tail == 0:
-            return rows
-        return whole * self.block + (self.lone if tail <= self.lone else self.block)
+        whole, tail = divmod(rows, self.sizes[-1])
+        padding = next(size for size in self.sizes if size >= tail) if tail else 0
+        return whole * self.sizes[-1] + padding
 
     def blocks(self, rows: int) -> tuple[slice, ...]:
         """Slices of the padded rows, in order and without gaps."""
         padded = self.padded(rows)
-        step = self.block or padded
+        step = self.sizes[-1] if self.sizes else padded
         return tuple(slice(start, min(start + step, padded)) for start in range(0, padded, step))
 
     def __str__(self) -> str:
-        return f"{self.lone}+{self.block}" if self.block else "whole"
+        return "+".join(map(str, self.sizes)) or "whole"
 
 
-WHOLE_FRAMES: Final = RowPlan(1, 0)
-
-
-def row_plans() -> Iterator[RowPlan]:
-    """Those worth trying, the quickest for decoding first, and of these the quickest for prompts."""
-    for lone in LONE_ROWS:
-        for block in BLOCK_ROWS:
-            if block >= lone:
-                yield RowPlan(lone, block)
+WHOLE_FRAMES: Final = RowPlan()
 
 
 def exact_spans(position: int, rows: int, prompt_rows: int) -> Iterator[tuple[int, int]]:

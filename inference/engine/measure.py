@@ -15,7 +15,7 @@ import torch
 from inference.engine.exactness import LONE_ROWS
 from inference.engine.kv_cache import LayerKv
 from inference.engine.linear import Kernel, can_pack, make_linear
-from inference.model.blocks import DecoderLayer, LayerParts, Linear, Span, StepPlan
+from inference.model.blocks import DecoderLayer, LayerParts, Linear, Segment, Span, StepPlan
 from inference.model.config import ModelConfig
 from inference.model.rope import RopeTable
 from inference.model.weights import TORCH_DTYPES
@@ -37,13 +37,14 @@ def measure_layer(shape: LayerShape, monotonic: Callable[[], float]) -> float:
     kv.values.zero_()
     last = _CONTEXT_ROWS - 1
     cos, sin = RopeTable(config, dtype).rows(last, _ROWS)
-    plan = StepPlan(last, 1, (slice(0, _ROWS),), (Span(last, last + 1, None),), cos, sin)
+    segment = Segment(0, last, 1, (Span(last, last + 1, None),))
+    plan = StepPlan((slice(0, _ROWS),), (segment,), cos, sin)
     x = torch.ones(_ROWS, shape.hidden, dtype=dtype)
-    layer.forward(x, plan, kv)  # the first step also builds the kernels
+    layer.forward(x, plan, [kv])  # the first step also builds the kernels
     steps_ms: list[float] = []
     while len(steps_ms) < _STEPS_MAX and sum(steps_ms) < _BUDGET_MS:
         begin = monotonic()
-        layer.forward(x, plan, kv)
+        layer.forward(x, plan, [kv])
         steps_ms.append((monotonic() - begin) * 1e3)
     return median(steps_ms)
 

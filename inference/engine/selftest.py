@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from inference.engine.exactness import BLOCK_ROWS, LONE_ROWS, WHOLE_FRAMES, RowPlan, row_plans
+from inference.engine.exactness import BLOCK_ROWS, LONE_ROWS, WHOLE_FRAMES, RowPlan
 from inference.engine.linear import Kernel, can_pack, make_linear
-from inference.model.blocks import causal_mask, gated, rms_norm
+from inference.model.blocks import Linear, causal_mask, gated, rms_norm
 from inference.model.config import ModelConfig
 from inference.model.rope import RopeTable, rotate
 from inference.model.weights import TORCH_DTYPES
@@ -60,22 +60,37 @@ def find_arithmetic(config: ModelConfig, dtype: str, numerics: str) -> Arithmeti
     if numerics == "fast":
         return Arithmetic(kernels[0], WHOLE_FRAMES, False, f"fast/{place}/{kernels[0].value}")
     for kernel in kernels:
-        for plan in row_plans():
-            if _is_exact(config, torch_dtype, kernel, plan):
-                # Not the block: whatever it is, rows have the bits that they have alone.
-                mark = f"{kernel.value}{plan.lone}/{_fingerprint(config, torch_dtype, kernel, plan.lone)}"
+        for lone in LONE_ROWS:
+            if plan := _exact_plan(config, torch_dtype, kernel, lone):
+                # Not the larger blocks: whatever they are, rows have the bits that they have alone.
+                mark = f"{kernel.value}{lone}/{_fingerprint(config, torch_dtype, kernel, lone)}"
                 return Arithmetic(kernel, plan, True, f"exact/{place}/{mark}")
     return Arithmetic(kernels[0], WHOLE_FRAMES, False, f"inexact/{place}/{kernels[0].value}")
 
 
-def _is_exact(config: ModelConfig, dtype: torch.dtype, kernel: Kernel, plan: RowPlan) -> bool:
-    products = all(
-        plan.block in _exact_blocks(outputs, inputs, dtype, kernel, plan.lone)
-        for outputs, inputs in _products(config)
-    )
-    return products and all(
-        plan.block in _agreeing(rowwise, plan.lone) for rowwise in _rowwise(config, dtype)
-    )
+@torch.inference_mode()
+def find_head_rows(head: Linear, width: int, dtype: str, arithmetic: Arithmetic) -> RowPlan | None:
+    """How rows of `width` go through the head of the model; None if each has to go alone.
+
+    Tried on the head itself, which is too large to have twice: it has so many outputs that rounding shows on any data. It is
+    no part of the numerics class, for only its holder draws tokens.
+    """
+    if not arithmetic.is_exact:
+        return WHOLE_FRAMES
+    lone = arithmetic.rows.lone
+    agreeing = _agreeing(_Rowwise(head, _noise(_ROWS, width, TORCH_DTYPES[dtype])), lone)
+    sizes = tuple(sorted(agreeing & set(arithmetic.rows.sizes)))
+    return RowPlan(sizes) if lone in sizes else None
+
+
+def _exact_plan(config: ModelConfig, dtype: torch.dtype, kernel: Kernel, lone: int) -> RowPlan | None:
+    """All sizes in which every row has the bits that it has alone, padded to `lone`; None if it has not even there."""
+    sizes = frozenset(BLOCK_ROWS)
+    for outputs, inputs in _products(config):
+        sizes &= _exact_blocks(outputs, inputs, dtype, kernel, lone)
+    for rowwise in _rowwise(config, dtype):
+        sizes &= _agreeing(rowwise, lone)
+    return RowPlan(tuple(sorted(sizes))) if lone in sizes else None
 
 
 def _products(config: ModelConfig) -> tuple[tuple[int, int], ...]:

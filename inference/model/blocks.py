@@ -58,15 +58,28 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
-class StepPlan:
-    """How the rows of one frame are computed: blocks of the padded rows, spans of the real ones."""
+class Segment:
+    """The rows of one sequence in a step: `rows` of them from row `start` of x on, at `position` of the sequence."""
 
+    start: int
     position: int
     rows: int
-    blocks: tuple[slice, ...]
     spans: tuple[Span, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StepPlan:
+    """How the rows of a step are computed: blocks of the padded rows, and segments of the real ones."""
+
+    blocks: tuple[slice, ...]
+    segments: tuple[Segment, ...]
     cos: Tensor  # [padded rows, 1, head_dim]
     sin: Tensor
+
+    @property
+    def rows(self) -> int:
+        """The real ones."""
+        return self.segments[-1].start + self.segments[-1].rows
 
 
 class DecoderLayer:
@@ -76,31 +89,35 @@ class DecoderLayer:
         self._config = config
         self._parts = parts
 
-    def forward(self, x: Tensor, plan: StepPlan, kv: LayerKv) -> Tensor:
-        """x [padded rows, hidden] -> the same shape; keys and values of the real rows are in `kv` afterwards."""
-        queries = joined([self._project(x[block], block, plan, kv) for block in plan.blocks])
-        attended = x.new_zeros(len(x), self._config.heads * self._config.head_dim)
-        for span in plan.spans:
-            rows = slice(span.start - plan.position, span.end - plan.position)
-            attended[rows] = self._attend(queries[rows], span, kv)
+    def forward(self, x: Tensor, plan: StepPlan, kvs: Sequence[LayerKv]) -> Tensor:
+        """x [padded rows, hidden] -> the same shape; keys and values of the real rows are in `kvs` afterwards, which has
+        one for every segment."""
+        heads, kv_heads = self._config.heads, self._config.kv_heads
+        qkv = joined([self._project(x[block], plan.cos[block], plan.sin[block]) for block in plan.blocks])
+        q, k, v = torch.split(qkv, [heads, kv_heads, kv_heads], 1)
+        attended = x.new_zeros(len(x), heads * self._config.head_dim)
+        for segment, kv in zip(plan.segments, kvs, strict=True):
+            rows = slice(segment.start, segment.start + segment.rows)
+            kv.write(segment.position, k[rows], v[rows])
+            for span in segment.spans:
+                at = segment.start - segment.position
+                rows = slice(at + span.start, at + span.end)
+                attended[rows] = self._attend(q[rows], span, kv)
         return joined([self._finish(x[block], attended[block]) for block in plan.blocks])
 
-    def _project(self, x: Tensor, block: slice, plan: StepPlan, kv: LayerKv) -> Tensor:
-        """Queries [rows, heads, head_dim] of a block; its keys and values are written, those of padding are not."""
+    def _project(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """[rows, hidden] -> turned queries and keys, and values: [rows, heads + 2 kv_heads, head_dim]."""
         config, parts = self._config, self._parts
+        turned = config.heads + config.kv_heads
         y = parts.qkv(rms_norm(x, parts.input_norm, config.norm_eps))
-        y = y.view(len(x), config.heads + 2 * config.kv_heads, config.head_dim)
-        q, k, v = torch.split(y, [config.heads, config.kv_heads, config.kv_heads], 1)
+        y = y.view(len(x), turned + config.kv_heads, config.head_dim)
         if parts.query_norm is not None and parts.key_norm is not None:
-            q = rms_norm(q, parts.query_norm, config.norm_eps)
-            k = rms_norm(k, parts.key_norm, config.norm_eps)
+            q = rms_norm(y[:, : config.heads], parts.query_norm, config.norm_eps)
+            k = rms_norm(y[:, config.heads : turned], parts.key_norm, config.norm_eps)
             qk = torch.cat([q, k], 1)
         else:
-            qk = y[:, : config.heads + config.kv_heads]
-        qk = rotate(qk, plan.cos[block], plan.sin[block])
-        real = min(len(x), plan.rows - block.start)
-        kv.write(plan.position + block.start, qk[:real, config.heads :], v[:real])
-        return qk[:, : config.heads]
+            qk = y[:, :turned]
+        return torch.cat([rotate(qk, cos, sin), y[:, turned:]], 1)
 
     def _attend(self, queries: Tensor, span: Span, kv: LayerKv) -> Tensor:
         """queries [rows, heads, head_dim] -> [rows, heads * head_dim], over all keys before `span.end`."""
@@ -137,3 +154,11 @@ def causal_mask(start: int, end: int, group: int, dtype: torch.dtype) -> Tensor:
 
 def joined(parts: Sequence[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(tuple(parts))
+
+
+def padded(parts: Sequence[Tensor], rows: int) -> Tensor:
+    """The rows of all parts, [.., width] each, in new memory of `rows` rows; the rest is zero."""
+    # Copied in any case: the buffers are the callers', and kernels may round by how memory is aligned.
+    whole = parts[0].new_zeros(rows, parts[0].shape[1])
+    torch.cat(tuple(parts), out=whole[: sum(map(len, parts))])
+    return whole

@@ -9,6 +9,7 @@ position's angle must not depend on how long the table has become.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Final
 
 import torch
@@ -34,6 +35,12 @@ class RopeTable:
             cos, sin = self._piece(len(self._cos))
             self._cos, self._sin = torch.cat([self._cos, cos]), torch.cat([self._sin, sin])
         return self._cos[position : position + rows], self._sin[position : position + rows]
+
+    def at(self, positions: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """The table of any positions, each [len(positions), 1, head_dim]."""
+        self.rows(0, max(positions) + 1)
+        chosen = torch.tensor(positions)
+        return self._cos.index_select(0, chosen), self._sin.index_select(0, chosen)
 
     def _piece(self, start: int) -> tuple[Tensor, Tensor]:
         positions = torch.arange(start, start + _PIECE_ROWS, dtype=torch.float32)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from inference.engine.engine import WIRE_DTYPES, WIRE_NUMERICS, ShardEngine
+from inference.engine.engine import WIRE_DTYPES, WIRE_NUMERICS, CacheKey, ShardEngine
 from inference.engine.kv_cache import KvBudget
 from inference.model.config import ModelConfig, parse_config
 from protocols.ids import SessionId
@@ -126,7 +126,7 @@ def run_chain(
     return token
 
 
-def kv_rows(engine: ShardEngine, rows: int) -> list[torch.Tensor]:
+def kv_rows(engine: ShardEngine, rows: int, key: CacheKey = KEY) -> list[torch.Tensor]:
     """Keys and values of every layer, as they lie in the cache."""
-    layers = engine._opened[KEY].kv.layers
+    layers = engine._opened[key].kv.layers
     return [rows_of[:, :rows].clone() for layer in layers for rows_of in (layer.keys, layer.values)]

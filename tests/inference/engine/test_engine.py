@@ -132,6 +132,18 @@ def test_rows_that_are_not_finite_draw_no_token(checkpoint: Checkpoint) -> None:
         last.step(KEY, frame(last, 0, [1], bytes([0xC0, 0x7F]) * 48))
 
 
+def test_what_is_wrong_with_one_frame_of_a_shared_step_harms_no_other(checkpoint: Checkpoint) -> None:
+    last, good = checkpoint.engine(LayerRange(2, 3)), (SessionId("0f" * 16), 3)
+    for key in (KEY, good):
+        last.open_cache(key, spec(1, 8))
+    row = frame(last, 0, [1], bytes(range(96)))
+    (_, alone), *_ = last.step_together([(good, row)])
+    not_finite = frame(last, 0, [1], bytes([0xC0, 0x7F]) * 48)
+    results = last.step_together([(KEY, not_finite), (good, row), (good, row), ((SESSION, 9), row)])
+    assert [type(result) for result in results] == [Malformed, tuple, Malformed, Malformed]
+    assert results[1] == (b"", alone)
+
+
 def test_only_a_frame_that_asks_draws_a_token(engine: ShardEngine) -> None:
     assert run_chain([engine], 0, [1, 2, 3, 4], sample=False) is None
     assert run_chain([engine], 4, [5]) is not None

@@ -8,11 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inference.engine.exactness import WHOLE_FRAMES, RowPlan, exact_spans, fast_spans, row_plans
+from inference.engine.exactness import BLOCK_ROWS, WHOLE_FRAMES, RowPlan, exact_spans, fast_spans
 from protocols.errors import Malformed
 from protocols.limits import PREFILL_CHUNK_ROWS as CHUNK
 
-PLANS = st.sampled_from([*row_plans(), WHOLE_FRAMES])
+EXACT_PLANS = st.sets(st.sampled_from(BLOCK_ROWS), min_size=1).map(
+    lambda sizes: RowPlan(tuple(sorted(sizes)))
+)
+PLANS = EXACT_PLANS | st.just(WHOLE_FRAMES)
 
 
 @settings(deadline=None)
@@ -26,17 +29,17 @@ def test_blocks_follow_each_other_and_cover_the_padded_rows(plan: RowPlan, rows:
 
 
 @settings(deadline=None)
-@given(st.sampled_from([*row_plans()]), st.integers(1, 600))
-def test_exact_blocks_have_two_sizes_only(plan: RowPlan, rows: int) -> None:
-    assert {block.stop - block.start for block in plan.blocks(rows)} <= {plan.lone, plan.block}
+@given(EXACT_PLANS, st.integers(1, 600))
+def test_exact_blocks_have_the_sizes_of_the_plan_only(plan: RowPlan, rows: int) -> None:
+    assert {block.stop - block.start for block in plan.blocks(rows)} <= set(plan.sizes)
 
 
 @pytest.mark.parametrize(
     ("rows", "sizes"),
-    [(1, [4]), (4, [4]), (5, [32]), (32, [32]), (33, [32, 4]), (40, [32, 32]), (128, [32] * 4)],
+    [(1, [4]), (4, [4]), (5, [16]), (17, [32]), (32, [32]), (33, [32, 4]), (48, [32, 16]), (128, [32] * 4)],
 )
-def test_a_tail_takes_the_small_block_where_it_fits(rows: int, sizes: list[int]) -> None:
-    assert [block.stop - block.start for block in RowPlan(4, 32).blocks(rows)] == sizes
+def test_a_tail_takes_the_smallest_block_that_holds_it(rows: int, sizes: list[int]) -> None:
+    assert [block.stop - block.start for block in RowPlan((4, 16, 32)).blocks(rows)] == sizes
 
 
 def test_fast_numerics_take_a_frame_whole() -> None:

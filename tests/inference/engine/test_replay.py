@@ -13,6 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from inference.engine.engine import ShardEngine
+from protocols.errors import WeftError
+from protocols.ids import SessionId
 from protocols.limits import PREFILL_CHUNK_ROWS as CHUNK
 from protocols.placement import LayerRange
 from protocols.session import Sampling
@@ -135,6 +137,45 @@ def test_replay_gives_the_bits_of_decoding_at_the_sizes_where_kernels_change_wit
     for starts in ([0], [0, CHUNK], [0, prompt_rows, 200]):
         assert replayed(engines, tokens[:rows], starts) == tokens[rows]
         assert_equal(all_rows(engines, rows), expected)
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "f32"])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data(), shape=shapes())
+def test_sessions_that_share_their_steps_have_the_bits_that_they_have_alone(
+    dtype: str, data: st.DataObject, shape: dict[str, Any]
+) -> None:
+    prompts = data.draw(st.lists(st.integers(1, 140), min_size=2, max_size=6))
+    rows = [prompt + data.draw(st.integers(1, 8)) for prompt in prompts]
+    keys = [(SessionId(f"{number:032x}"), 0) for number in range(len(prompts))]
+    with TemporaryDirectory() as folder:
+        checkpoint = save_checkpoint(Path(folder), **shape)
+        alone = [chain(checkpoint, [], dtype, *sizes, DRAWS[1]) for sizes in zip(prompts, rows, strict=True)]
+        tokens = [
+            decoded(engines, [(5 * index + number) % 97 for index in range(prompt)], length)
+            for number, (engines, prompt, length) in enumerate(zip(alone, prompts, rows, strict=True))
+        ]
+        shared = checkpoint.engine(dtype=dtype)
+        for key, prompt, length in zip(keys, prompts, rows, strict=True):
+            shared.open_cache(key, spec(prompt, length, DRAWS[1]))
+        at = [0] * len(keys)
+        while together := [number for number in range(len(keys)) if at[number] < rows[number]]:
+            chosen = data.draw(st.lists(st.sampled_from(together), min_size=1, unique=True))
+            work = []
+            for number in chosen:
+                end = (
+                    min(at[number] + CHUNK, prompts[number])
+                    if at[number] < prompts[number]
+                    else at[number] + 1
+                )
+                piece = tokens[number][at[number] : end]
+                work.append((keys[number], frame(shared, at[number], piece, session=keys[number][0])))
+                at[number] = end
+            for number, result in zip(chosen, shared.step_together(work), strict=True):
+                assert not isinstance(result, WeftError)
+                assert at[number] < prompts[number] or result[1] == tokens[number][at[number]]
+        for key, engines, length in zip(keys, alone, rows, strict=True):
+            assert_equal(kv_rows(shared, length, key), all_rows(engines, length))
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "f32"])

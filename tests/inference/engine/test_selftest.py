@@ -34,25 +34,31 @@ def use_kernel(monkeypatch: pytest.MonkeyPatch, spoil: Callable[[Tensor, Kernel]
     monkeypatch.setattr(selftest, "can_pack", lambda _dtype: True)
 
 
-def test_rows_that_never_depend_on_each_other_get_the_largest_block(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_that_never_depend_on_each_other_get_blocks_of_all_sizes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     use_kernel(monkeypatch, lambda y, _: y)
     found = find_arithmetic(CONFIG, "f32", "exact")
-    assert (found.rows, found.kernel, found.is_exact) == (RowPlan(4, 128), Kernel.PACKED, True)
+    assert (found.rows, found.kernel, found.is_exact) == (
+        RowPlan((4, 8, 16, 32, 64, 128)),
+        Kernel.PACKED,
+        True,
+    )
 
 
 def test_a_kernel_that_changes_with_many_rows_gets_smaller_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     use_kernel(monkeypatch, lambda y, _: y * (1 + 1e-6) if len(y) > 32 else y)
-    assert find_arithmetic(CONFIG, "f32", "exact").rows == RowPlan(4, 32)
+    assert find_arithmetic(CONFIG, "f32", "exact").rows == RowPlan((4, 8, 16, 32))
 
 
 def test_a_kernel_that_changes_up_to_eight_rows_is_padded_further(monkeypatch: pytest.MonkeyPatch) -> None:
     use_kernel(monkeypatch, lambda y, _: torch.cat([y[:1], y[1:] * (1 + 1e-6)]) if len(y) < 9 else y)
-    assert find_arithmetic(CONFIG, "f32", "exact").rows == RowPlan(16, 128)
+    assert find_arithmetic(CONFIG, "f32", "exact").rows == RowPlan((16, 32, 64, 128))
 
 
 def test_a_place_that_differs_within_a_block_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     use_kernel(monkeypatch, lambda y, _: torch.cat([y[:-1], y[-1:] * (1 + 1e-6)]) if len(y) > 8 else y)
-    assert find_arithmetic(CONFIG, "f32", "exact").rows == RowPlan(4, 8)
+    assert find_arithmetic(CONFIG, "f32", "exact").rows == RowPlan((4, 8))
 
 
 def test_the_plain_kernel_serves_where_the_packed_one_is_not_exact(monkeypatch: pytest.MonkeyPatch) -> None:

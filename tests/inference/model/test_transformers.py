@@ -72,11 +72,11 @@ def engines_of(folder: Path, cuts: tuple[int, ...], dtype: str, numerics: str) -
 def logits_of(engines: list[ShardEngine], tokens: list[int], monkeypatch: pytest.MonkeyPatch) -> torch.Tensor:
     """After the prompt in chunks, and after each further token: [1 + ROWS - PROMPT_ROWS, vocabulary]."""
     seen: list[torch.Tensor] = []
-    last = engines[-1]
+    last = engines[-1].head
     compute = last.logits
 
-    def kept(row: torch.Tensor) -> torch.Tensor:
-        seen.append(compute(row))
+    def kept(rows: torch.Tensor) -> torch.Tensor:
+        seen.append(compute(rows))
         return seen[-1]
 
     monkeypatch.setattr(last, "logits", kept)
@@ -84,7 +84,7 @@ def logits_of(engines: list[ShardEngine], tokens: list[int], monkeypatch: pytest
     run_chain(engines, 128, tokens[128:PROMPT_ROWS])
     for position in range(PROMPT_ROWS, ROWS):
         run_chain(engines, position, [tokens[position]])
-    return torch.stack(seen)
+    return torch.cat(seen)
 
 
 TOKENS = torch.randint(0, 120, (ROWS,), generator=torch.Generator().manual_seed(5))

@@ -1,0 +1,48 @@
+"""The end of a model: the last norm, the head, and the draw of a token for each row that asks for one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from inference.engine.exactness import RowPlan
+from inference.engine.sampling import draw
+from inference.engine.selftest import Arithmetic, find_head_rows
+from inference.model.blocks import Linear, joined, padded, rms_norm
+from protocols.errors import Malformed
+from protocols.session import Sampling
+
+
+class Head:
+    """With exact numerics a row has the logits, and so the token, that it has alone."""
+
+    def __init__(self, norm: Tensor, linear: Linear, eps: float, dtype: str, arithmetic: Arithmetic) -> None:
+        self._norm = norm
+        self._linear = linear
+        self._eps = eps
+        self._lone = RowPlan((arithmetic.rows.lone,))
+        self._rows = find_head_rows(linear, len(norm), dtype, arithmetic)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """[rows, hidden] -> [rows, vocabulary] in float32."""
+        if self._rows is None:
+            return torch.cat([self._outputs(row, self._lone) for row in torch.split(x, 1)])
+        return self._outputs(x, self._rows)
+
+    def tokens(self, x: Tensor, draws: Sequence[tuple[Sampling, int]]) -> list[int | Malformed]:
+        """One token for each row of x [rows, hidden], by the parameters and the position that stand in its place."""
+        found: list[int | Malformed] = []
+        for logits, (sampling, position) in zip(self.logits(x).numpy(), draws, strict=True):
+            try:
+                found.append(draw(logits, sampling, position))
+            except Malformed as error:
+                found.append(error)
+        return found
+
+    def _outputs(self, x: Tensor, rows: RowPlan) -> Tensor:
+        whole = padded([x], rows.padded(len(x)))
+        blocks = rows.blocks(len(x))
+        outputs = joined([self._linear(rms_norm(whole[block], self._norm, self._eps)) for block in blocks])
+        return outputs[: len(x)].float()
