@@ -23,7 +23,7 @@ test: lint       ## lint, the whole suite, then the simulated set that every cha
 unit: $(STAMP)   ## the suite without real processes
 	@$(PY) -m pytest -q --ignore=tests/e2e --ignore=tests/interop $(ARGS)
 
-test-orders: $(STAMP)  ## the suite without real processes, with tasks in other orders (SEEDS="1 2 3")
+test-orders: $(STAMP)  ## the suite without real processes and simulations, with tasks in other orders (SEEDS="1 2 3")
 	@for seed in $(or $(SEEDS),1 2 3); do echo "seed $$seed"; \
 		WEFT_TEST_SEED=$$seed $(PY) -m pytest -q --ignore=tests/e2e --ignore=tests/interop --ignore=tests/simulations \
 		--ignore=tests/mutants $(ARGS) || exit; done

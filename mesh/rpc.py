@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from types import TracebackType
-from typing import Generic, TypeVar
+from typing import Generic, Self, TypeVar
 
 import msgspec
 import trio
@@ -53,19 +53,22 @@ class ByteReader:
 
     async def read_frame(self, limit_bytes: int) -> bytearray:
         """The body of one frame; raises `Oversized` from its prefix alone."""
-        await self._fill(PREFIX.size)
-        length = self._length_at(0, limit_bytes)
-        await self._fill(PREFIX.size + length)
-        return self._take(PREFIX.size + length)[PREFIX.size :]
+        if len(self._pending) < PREFIX.size:
+            await self._fill(PREFIX.size)
+        end = PREFIX.size + self._length_at(0, limit_bytes)
+        if len(self._pending) < end:
+            await self._fill(end)
+        return self._take(end)[PREFIX.size :]
 
     async def read_frames(self, limit_bytes: int) -> list[bytes]:
         """The bodies of all whole frames that are here, waiting for one if there is none; raises as `read_frame` does.
 
         A frame that is too long is not told of before those in front of it were returned.
         """
-        while not (bodies := self._take_frames(limit_bytes)):
+        while True:
+            if len(self._pending) >= PREFIX.size and (bodies := self._take_frames(limit_bytes)):
+                return bodies
             await self._fill(len(self._pending) + 1)
-        return bodies
 
     def _take_frames(self, limit_bytes: int) -> list[bytes]:
         bodies: list[bytes] = []
@@ -127,11 +130,17 @@ class Channel(Generic[MessageT]):
         self._network_id = network_id
         self._greeting = encode_frame(encode_hello(network_id), limits.HELLO_BYTES_MAX)
         self._greeted = False
+        self._minor = 0
         self._sending = trio.Lock()
 
     @property
     def peer(self) -> PeerId:
         return self.stream.peer
+
+    @property
+    def minor(self) -> int:
+        """The protocol minor that the peer speaks: 0 before its Hello is here, which comes with its first message."""
+        return self._minor
 
     async def send(self, message: MessageT) -> None:
         """Raises `Disconnected` if the peer is gone, `Oversized` if the message is over this kind's limit.
@@ -176,16 +185,22 @@ class Channel(Generic[MessageT]):
         if not self._greeted:
             await self.greet()
         body = await self.reader.read_frame(self._kind.limit_bytes)
-        with blaming(self.peer):
+        try:  # what `blaming` does, where it would cost more than the decoding
             return self._codec.decode(bytes(body))
+        except RemoteFault as fault:
+            fault.peer = fault.peer or self.peer
+            raise
 
     async def receive_many(self) -> list[MessageT]:
         """All messages that are here, at least one; waits, raises and may be cancelled as `receive`."""
         if not self._greeted:
             await self.greet()
         bodies = await self.reader.read_frames(self._kind.limit_bytes)
-        with blaming(self.peer):
+        try:
             return [self._codec.decode(body) for body in bodies]
+        except RemoteFault as fault:
+            fault.peer = fault.peer or self.peer
+            raise
 
     async def greet(self) -> None:
         """Read and check the peer's Hello if that has not been done."""
@@ -193,7 +208,7 @@ class Channel(Generic[MessageT]):
             body = await self.reader.read_frame(limits.HELLO_BYTES_MAX)
             self._greeted = True
             with blaming(self.peer):
-                check_hello(bytes(body), self._network_id)
+                self._minor = check_hello(bytes(body), self._network_id).minor
 
 
 @contextmanager
@@ -254,9 +269,14 @@ class deadline:  # noqa: N801  (reads as a statement: with deadline(5, "no answe
         self._seconds = seconds
         self._message = message
 
-    def __enter__(self) -> None:
-        self._scope.deadline = trio.current_time() + self._seconds
+    def __enter__(self) -> Self:
+        self.renew()
         self._scope.__enter__()
+        return self
+
+    def renew(self) -> None:
+        """The time begins anew, which costs less than a deadline for each turn of a loop."""
+        self._scope.deadline = trio.current_time() + self._seconds
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -12,47 +12,13 @@ from typing import Annotated, Literal, Protocol
 
 import msgspec
 
+from node.memory import TensorMemory
 from node.opinions import Peer, WhyPeer
-from protocols import limits
+from node.request import ChatMessage as ChatMessage
+from node.request import GenerateRequest as GenerateRequest
 from protocols.ids import ModelDigest, NetworkId, PeerId, SessionId
 
 # Generation ----------------------------------------------------------------------------------------------------------
-
-MaxTokens = Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]
-Temperature = Annotated[float, msgspec.Meta(ge=0, le=100)]
-TopK = Annotated[int, msgspec.Meta(ge=0, le=1 << 20)]
-TopP = Annotated[float, msgspec.Meta(gt=0, le=1)]
-Seed = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
-StopString = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
-StopStrings = Annotated[tuple[StopString, ...], msgspec.Meta(max_length=limits.STOP_STRINGS_MAX)]
-
-
-class ChatMessage(msgspec.Struct, frozen=True):
-    """One turn of a conversation, as the model's chat template takes it."""
-
-    role: Annotated[str, msgspec.Meta(min_length=1, max_length=32)]
-    content: str
-
-
-class GenerateRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Exactly one of `prompt` (tokenised as it is) and `messages` (through the chat template) is set.
-
-    `max_tokens` None: until the context is full. `temperature` 0 is greedy. `seed` None: the node draws one.
-    """
-
-    model: Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
-    prompt: str | None = None
-    messages: tuple[ChatMessage, ...] | None = None
-    max_tokens: MaxTokens | None = None
-    temperature: Temperature = 0.0
-    top_k: TopK = 0
-    top_p: TopP = 1.0
-    seed: Seed | None = None
-    stop: StopStrings = ()
-
-    def __post_init__(self) -> None:
-        if (self.prompt is None) == (self.messages is None):
-            raise ValueError("give either a prompt or messages")
 
 
 class Stage(msgspec.Struct, frozen=True):
@@ -72,12 +38,34 @@ class Started(msgspec.Struct, frozen=True, tag_field="kind", tag="started"):
     prompt_tokens: int
 
 
+class LikelyToken(msgspec.Struct, frozen=True):
+    """`logprob` is the model's own: of its raw logits, before penalties, temperature and filters. `bytes` may be a part of a
+    character, and `text` has a replacement character then."""
+
+    token: int
+    text: str
+    bytes: tuple[int, ...]
+    logprob: float
+
+
+class TokenLogprobs(LikelyToken, frozen=True):
+    """Of the token at `position` of the answer's session; `likeliest` first."""
+
+    position: int
+    likeliest: tuple[LikelyToken, ...]
+
+
 class Token(msgspec.Struct, frozen=True, tag_field="kind", tag="token"):
-    """`text` is what may be shown now: empty while a character is incomplete or a stop string might begin."""
+    """`text` is what may be shown now: empty while a character is incomplete or a stop string might begin.
+
+    `logprobs`, if they were asked for, are those of the tokens that `text` settles: each token's come exactly once, when it is
+    clear that it stands in the answer.
+    """
 
     position: int
     token: int
     text: str
+    logprobs: tuple[TokenLogprobs, ...] = ()
 
 
 class Rerouted(msgspec.Struct, frozen=True, tag_field="kind", tag="rerouted"):
@@ -103,7 +91,7 @@ class Rerouted(msgspec.Struct, frozen=True, tag_field="kind", tag="rerouted"):
 class Finished(msgspec.Struct, frozen=True, tag_field="kind", tag="finished"):
     """The last event. `text` is the whole answer, equal to the tokens' texts and `tail` put together.
 
-    `tail` was held back because it might have become a stop string.
+    `tail` was held back because it might have become a stop string; `logprobs` are those of its tokens.
     """
 
     reason: Literal["stop", "length", "cancelled"]
@@ -113,6 +101,7 @@ class Finished(msgspec.Struct, frozen=True, tag_field="kind", tag="finished"):
     tokens_per_s: float
     text: str
     tail: str = ""
+    logprobs: tuple[TokenLogprobs, ...] = ()
 
 
 GenerateEvent = Started | Token | Rerouted | Finished
@@ -288,11 +277,12 @@ class Shard(msgspec.Struct, frozen=True):
 
 
 class Worker(msgspec.Struct, frozen=True):
-    """`state`: ready, or dead until the next one is up."""
+    """`state`: ready, or dead until the next one is up. `shortage`: why no more sessions are opened; empty while they are."""
 
     state: str
     pid: int | None
     free_bytes: int
+    shortage: str = ""
 
 
 class Connection(msgspec.Struct, frozen=True):
@@ -385,6 +375,9 @@ class NodeApi(Protocol):
         """
 
     def sessions(self) -> tuple[Session, ...]: ...
+
+    def memory(self) -> TensorMemory:
+        """Of this node: what weights and sessions take of what there is."""
 
     def peers(self) -> tuple[Peer, ...]:
         """All members, this node first."""

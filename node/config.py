@@ -105,7 +105,9 @@ class WorkerConfig(msgspec.Struct, frozen=True):
 class ModelConfig(msgspec.Struct, frozen=True):
     """How models offered by this node are computed."""
 
-    dtype: Annotated[Literal["bf16", "f32"], msgspec.Meta(description="bf16 or f32")] = "bf16"
+    dtype: Annotated[
+        Literal["bf16", "f32", "int8", "int4"], msgspec.Meta(description="bf16, f32, int8 or int4")
+    ] = "bf16"
     numerics: Annotated[Literal["exact", "fast"], msgspec.Meta(description="exact or fast")] = "exact"
 
 

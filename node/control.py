@@ -98,7 +98,7 @@ class ControlServer:
             await connection.send(Reply(request.id, event=event))
 
         try:
-            params = msgspec.convert(request.params, method.params)
+            params = msgspec.convert(request.params, method.params, str_keys=True)
             return Reply(request.id, result=await method.call(self._lifecycle, params, emit))
         except msgspec.ValidationError as error:
             return Reply(request.id, error=ControlError(f"{request.method}: {error}", ExitCode.USAGE))

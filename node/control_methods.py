@@ -92,6 +92,10 @@ async def _ps(lifecycle: Lifecycle, params: NoParams, emit: Emit) -> dict[str, A
     return {"sessions": msgspec.to_builtins(lifecycle.api.sessions())}
 
 
+async def _memory(lifecycle: Lifecycle, params: NoParams, emit: Emit) -> dict[str, Any]:
+    return _object(lifecycle.api.memory())
+
+
 async def _peers(lifecycle: Lifecycle, params: NoParams, emit: Emit) -> dict[str, Any]:
     return {"peers": msgspec.to_builtins(lifecycle.api.peers())}
 
@@ -151,6 +155,7 @@ METHODS: Final = {
     "revoke": Method(PeerParams, _revoke),
     "models": Method(NoParams, _models),
     "ps": Method(NoParams, _ps),
+    "memory": Method(NoParams, _memory),
     "peers": Method(NoParams, _peers),
     "why_peer": Method(WhyPeerParams, _why_peer),
     "ping": Method(PingParams, _ping),

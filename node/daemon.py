@@ -20,6 +20,7 @@ from inference.sessions.entry import Entry
 from inference.sessions.relay import Relay
 from inference.sessions.shard import ShardServer
 from mesh.admission.identity import Identity
+from mesh.admission.signatures import IsStatement, is_statement_of
 from mesh.directory.bootstrap import Names
 from mesh.liveness.detector import State
 from mesh.members.driver import Members, Profile
@@ -32,6 +33,9 @@ from node.faults import GOSSIP, Faults
 from node.generation import Generation
 from node.library import Library
 from node.machine import Readings
+from node.memory import TensorMemory
+from node.memory_view import MemoryView
+from node.memory_watch import Measure, MemoryWatch
 from node.offering import Offering
 from node.outlook import PictureOutlook
 from node.peers import Peers
@@ -46,7 +50,9 @@ from protocols.ids import NetworkId, PeerId, shortened
 from protocols.records import Capabilities
 from protocols.seams import ForeignPeers, Seams
 
-GIB: Final = 1 << 30  # free memory is told by that much, or the record would be made anew all the time
+GIB: Final = (
+    1 << 30
+)  # free memory is told by that much, and late if it grows, or the record would be made anew all the time
 
 
 class Daemon:
@@ -63,14 +69,17 @@ class Daemon:
         *,
         names: Names | None = None,
         readings: Callable[[], Readings] = Readings,
+        measure: Measure | None = None,
+        is_statement: IsStatement = is_statement_of,
     ) -> None:
         own = seams.network.peer
         self.network_id = network_id
         self._readings = readings
+        self._told_bytes = 0
         self._config = config
         self._seams = seams
         self._library = library
-        self.members = self._make_members(config, seams, identity, names)
+        self.members = self._make_members(config, seams, identity, names, is_statement)
         self.relay = Relay(seams.network, network_id)
         self.picture = Picture(
             own,
@@ -107,6 +116,7 @@ class Daemon:
             self.name_of,
             self.placement.adoptable,
             self.picture.score,
+            self._minor_of,
         )
         self._foreign = foreign
         self.faults: Final = self._make_faults()
@@ -124,9 +134,20 @@ class Daemon:
             self.name_of,
             self.faults,
         )
+        self.memory_watch = MemoryWatch(seams.worker, self.server, self.placement, measure)
+        self._memory = MemoryView(
+            own, seams.worker, self.server, self.memory_watch, self.name_of, self._view.model_name
+        )
         self._peers = Peers(own, self.members, self.placement.claims, self.picture, self.name_of)
 
-    def _make_members(self, config: Config, seams: Seams, identity: Identity, names: Names | None) -> Members:
+    def _make_members(
+        self,
+        config: Config,
+        seams: Seams,
+        identity: Identity,
+        names: Names | None,
+        is_statement: IsStatement,
+    ) -> Members:
         node = config.node
         profile = Profile(node.name, node.labels, self._capabilities, config.mesh.bootstrap, names)
         validators = {
@@ -136,7 +157,14 @@ class Daemon:
             Topic.HEALTH: self._check_opinion,
         }
         return Members(
-            seams.network, seams.clock, seams.disk, seams.randomness, identity, profile, validators
+            seams.network,
+            seams.clock,
+            seams.disk,
+            seams.randomness,
+            identity,
+            profile,
+            validators,
+            is_statement,
         )
 
     def _make_faults(self) -> Faults:
@@ -160,6 +188,7 @@ class Daemon:
             if self._config.mesh.join:
                 await self.members.join(self._config.mesh.join)
             await nursery.start(self.placement.run)
+            nursery.start_soon(self.memory_watch.run)
             try:
                 yield self
             finally:
@@ -175,6 +204,12 @@ class Daemon:
         names = (contact.name for contact in self.members.members() if contact.peer == peer)
         return next(names, "") or shortened(peer)
 
+    def _minor_of(self, peer: PeerId) -> int:
+        record = self.members.record(peer)
+        return (
+            MINOR if record is None else record.capabilities.minor
+        )  # its Hello tells, where it has no record yet
+
     def _is_gone(self, peer: PeerId) -> bool:
         if peer == self._seams.network.peer or self.members.is_up(peer):
             return False
@@ -182,10 +217,13 @@ class Daemon:
 
     def _capabilities(self) -> Capabilities:
         worker, machine = self._config.worker, self._readings()
+        free_bytes = max(0, self._seams.worker.free_bytes())
+        if not self._told_bytes <= free_bytes < self._told_bytes + 2 * GIB:
+            self._told_bytes = free_bytes // GIB * GIB
         return Capabilities(
             cores=machine.cores,
             memory_bytes=machine.memory_total_bytes,
-            worker_bytes=max(0, self._seams.worker.free_bytes()) // GIB * GIB,
+            worker_bytes=self._told_bytes,
             accepts_offers=worker.accept_offers,
             layers_max=worker.layers_max,
             devices=("cpu",),
@@ -242,6 +280,9 @@ class Daemon:
 
     def sessions(self) -> tuple[api.Session, ...]:
         return self._view.sessions()
+
+    def memory(self) -> TensorMemory:
+        return self._memory.now()
 
     def peers(self) -> tuple[opinions.Peer, ...]:
         return self._peers.all()

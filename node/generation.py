@@ -13,7 +13,9 @@ from typing import Literal, Protocol
 
 import trio
 
-from inference.model.config import ModelConfig, parse_config
+from inference.model.config import ModelConfig
+from inference.model.config_json import parse_config
+from inference.model.json_grammar import check_schema
 from inference.model.text import Text
 from inference.placement.claims import ClaimTable
 from inference.sessions import events as e
@@ -21,11 +23,13 @@ from inference.sessions.completion import Completion
 from inference.sessions.entry import Entry, SessionEvent
 from inference.sessions.routing import Route, Score, find_replacement, find_route, unscored
 from node import api
+from node.likelihoods import Likelihoods
 from protocols.errors import NoRoute, Unavailable, UserError
+from protocols.hello import MINOR
 from protocols.ids import ModelDigest, PeerId, SessionId
 from protocols.placement import Claim, LayerRange, ModelNote
 from protocols.seams import Clock, Randomness
-from protocols.session import Sampling
+from protocols.session import LogitBias, Sampling
 
 
 class Models(Protocol):
@@ -37,6 +41,15 @@ class Models(Protocol):
 
 Adopt = Callable[[Claim, ModelConfig], Claim | None]
 """What this node would claim in place of a claim whose holder is lost, if it has room for that range."""
+
+
+MinorOf = Callable[[PeerId], int]
+"""The protocol minor that a node says it speaks."""
+
+
+def newest(_peer: PeerId) -> int:
+    """Everybody speaks what this node does."""
+    return MINOR
 
 
 @dataclass(slots=True)
@@ -77,9 +90,11 @@ class Generation:
         name_of: Callable[[PeerId], str],
         adopt: Adopt | None = None,
         score: Score = unscored,
+        minor_of: MinorOf = newest,
     ) -> None:
         self._adopt = adopt
         self._score = score
+        self._minor_of = minor_of
         self.running: dict[SessionId, Running] = {}
         self._ended = trio.Event()
         self._is_draining = False
@@ -103,21 +118,22 @@ class Generation:
         # What follows does not wait, so that neither a drain nor a lost claim comes in between.
         if self._is_draining:
             raise Unavailable("the node is going down: ask another, or start it again with 'weft up'.")
-        route = self._route(note, self._claims.claims(note.digest), config)
+        route = self._route(note, self._drawing_claims(note, order.sampling), config)
         running = Running(
             order.session, note, self._stages(route.stages), route.stages, len(order.prompt), began_s
         )
         completion = Completion(text.stream(order.prompt), request.stop, frozenset(order.stop_ids))
+        likelihoods = Likelihoods(text)
         self.running[order.session] = running
         try:
             async with (
                 self._entry.generate(
                     order,
                     route.stages,
-                    self._replacer(route.stages),
+                    self._replacer(route.stages, note, order.sampling),
                     self._last_resort(route.stages, config),
                 ) as events,
-                aclosing(self._events(running, completion, events)) as told,
+                aclosing(self._events(running, completion, likelihoods, events)) as told,
             ):
                 yield told
         finally:
@@ -145,7 +161,7 @@ class Generation:
         seed = (
             int.from_bytes(self._randomness.token_bytes(7), "big") if request.seed is None else request.seed
         )
-        sampling = Sampling(request.temperature, request.top_k, request.top_p, seed)
+        sampling = sampling_of(request, seed, config.vocabulary)
         session = SessionId(self._randomness.token_bytes(16).hex())
         stop_ids = tuple(sorted({*text.eos_ids, *config.eos_ids}))
         rows_max = len(prompt) + tokens
@@ -182,13 +198,34 @@ class Generation:
             api.Stage(str(claim.range), claim.holder, self._name_of(claim.holder)) for claim in claims
         )
 
-    def _replacer(self, route: Sequence[Claim]) -> e.Replace:
+    def _drawing_claims(self, note: ModelNote, sampling: Sampling) -> list[Claim]:
+        """As `_fitting`. Raises `UserError` if nobody is left who draws tokens."""
+        claims, fitting = self._claims.claims(note.digest), self._fitting(note, sampling)
+        left_out = sorted({self._name_of(claim.holder) for claim in claims if claim not in fitting})
+        if left_out and not any(claim.range.end == note.layers for claim in fitting):
+            raise UserError(
+                f"the tokens of {note.name} are drawn by {', '.join(left_out)}, of an earlier release: update it there, or "
+                "ask for nothing but temperature, top_k, top_p and seed."
+            )
+        return fitting
+
+    def _fitting(self, note: ModelNote, sampling: Sampling) -> list[Claim]:
+        """Without those of earlier releases that draw tokens and could not draw as asked."""
+        claims = self._claims.claims(note.digest)
+        needed = sampling.minor
+        return [
+            claim
+            for claim in claims
+            if claim.range.end < note.layers or not needed or self._minor_of(claim.holder) >= needed
+        ]
+
+    def _replacer(self, route: Sequence[Claim], note: ModelNote, sampling: Sampling) -> e.Replace:
         lost_claims = {claim.range: claim for claim in route}
 
         def replace(layers: LayerRange, excluded: frozenset[PeerId]) -> PeerId | None:
             lost = lost_claims[layers]
             try:
-                return find_replacement(self._claims.claims(lost.model), lost, excluded, self._score).holder
+                return find_replacement(self._fitting(note, sampling), lost, excluded, self._score).holder
             except NoRoute:
                 return None
 
@@ -215,7 +252,11 @@ class Generation:
         return adopt
 
     async def _events(
-        self, running: Running, completion: Completion, events: AsyncIterator[SessionEvent]
+        self,
+        running: Running,
+        completion: Completion,
+        likelihoods: Likelihoods,
+        events: AsyncIterator[SessionEvent],
     ) -> AsyncGenerator[api.GenerateEvent, None]:
         yield api.Started(running.session, running.model.digest, running.route, running.prompt_tokens)
         async for event in events:
@@ -223,15 +264,18 @@ class Generation:
                 case e.Recovered():
                     running.pending.append(event)
                     running.epoch = event.epoch
-                case e.Emit(position, token):
+                case e.Emit(position, token, logprobs):
                     for rerouted in self._token_came(running):
                         yield rerouted
-                    yield api.Token(position, token, completion.add(token))
+                    shown = completion.add(token)
+                    likelihoods.add(position, token, logprobs)
+                    yield api.Token(position, token, shown, likelihoods.take(completion.settled()))
                     if completion.has_stopped:
-                        yield self._finished(running, completion, "stop")
+                        yield self._finished(running, completion, likelihoods, "stop")
                         return
                 case e.Finish(reason):
-                    yield self._finished(running, completion, "length" if reason == "length" else "stop")
+                    is_full = reason == "length"
+                    yield self._finished(running, completion, likelihoods, "length" if is_full else "stop")
                     return
                 case e.Fail(error):
                     raise error
@@ -260,7 +304,11 @@ class Generation:
         return before != _arithmetic(claims, event.rebuilt_on, event.range)
 
     def _finished(
-        self, running: Running, completion: Completion, reason: Literal["stop", "length"]
+        self,
+        running: Running,
+        completion: Completion,
+        likelihoods: Likelihoods,
+        reason: Literal["stop", "length"],
     ) -> api.Finished:
         tail = completion.finish()
         first_s = running.first_token_s or self._clock.monotonic()
@@ -273,7 +321,24 @@ class Generation:
             round(running.tokens_per_s, 2),
             completion.text,
             tail,
+            likelihoods.take(completion.settled()),
         )
+
+
+def sampling_of(request: api.GenerateRequest, seed: int, vocabulary: int) -> Sampling:
+    """Raises `UserError` for a bias of a token that the model does not have, and a schema that no answer can be held to."""
+    if request.json_schema:
+        check_schema(request.json_schema)
+    biases = sorted(request.logit_bias.items())
+    if biases and biases[-1][0] >= vocabulary:
+        raise UserError(
+            f"logit_bias names token {biases[-1][0]}, and the model has tokens 0 to {vocabulary - 1}: leave it out."
+        )
+    return Sampling(
+        request.temperature, request.top_k, request.top_p, seed, request.min_p, request.repetition_penalty,
+        request.frequency_penalty, request.presence_penalty,
+        tuple(LogitBias(token, bias) for token, bias in biases if bias), request.logprobs, request.json_schema,
+    )  # fmt: skip
 
 
 def _arithmetic(claims: Sequence[Claim], holder: PeerId, layers: LayerRange) -> set[tuple[str, str]]:

@@ -15,7 +15,7 @@ import msgspec
 import structlog
 import trio
 
-from inference.model.config import parse_config
+from inference.model.config_json import parse_config
 from inference.model.folder import ModelFolder, open_model_folder
 from inference.model.text import Text
 from inference.model.tiny import MODEL_DIR
@@ -33,6 +33,7 @@ from protocols.weights import WEIGHTS_CODEC
 FOLDERS_FILE: Final = "folders.json"
 WARM_PIECE_BYTES: Final = 8 * limits.MIB
 EMBEDDED: Final = "weft-tiny"
+TOKENIZER: Final = "tokenizer.json"
 Progress = Callable[[int, int], None]
 
 log = structlog.get_logger("node.library")
@@ -124,6 +125,12 @@ class Library:
             return self._folders[model].tensor_files(tensor_names)
         await self._fetcher.fetch_tensors(model, tensor_names, from_peers, on_progress)
         return await self._offload(lambda: self._store.tensor_files(model, tensor_names))
+
+    async def tokenizer_of(self, model: ModelDigest) -> str:
+        if model in self._folders:
+            folder = self._folders[model]
+            return str(Path(folder.path) / TOKENIZER) if TOKENIZER in folder.files else ""
+        return await self._offload(lambda: self._store.small_path(model, TOKENIZER))
 
     async def free_disk_bytes(self) -> int | None:
         return await self._offload(self._free_bytes)

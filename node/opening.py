@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 
 import trio
 
+from inference.engine.pressure import room_bytes
 from inference.engine.worker_client import WorkerClient
 from mesh.admission.belonging import decide_network
 from mesh.admission.identity import Identity, load_identity
@@ -22,7 +23,15 @@ from node.daemon import Daemon
 from node.disk import FolderDisk, SystemRandomness
 from node.folders import Folders
 from node.library import Library
-from node.machine import cores, read_machine, spare_memory_bytes
+from node.machine import (
+    Footprint,
+    cores,
+    read_footprint,
+    read_machine,
+    read_memory,
+    spare_memory_bytes,
+)
+from node.memory_watch import Measured
 from node.processes import torch_worker
 from protocols.ids import NetworkId
 from protocols.seams import ForeignPeers, Network, Randomness, Seams
@@ -37,7 +46,8 @@ async def open_daemon(config: Config, folders: Folders) -> AsyncIterator[api.Nod
     identity = load_identity(disk, randomness, clock.wall())
     network_id = decide_network(disk, identity, randomness, clock.wall(), config.mesh.join or None)
     worker_bytes = config.worker.memory_mb << 20 or spare_memory_bytes()
-    worker = WorkerClient(torch_worker(config.worker.threads or cores(), worker_bytes), worker_bytes)
+    spawn = torch_worker(config.worker.threads or cores(), worker_bytes, f"{folders.cache}/quantised")
+    worker = WorkerClient(spawn, worker_bytes, _room_bytes)
     async with peer_nursery() as nursery:
         async with peer_nursery() as starting:
             starting.start_soon(nursery.start, worker.run)
@@ -54,12 +64,23 @@ async def open_daemon(config: Config, folders: Folders) -> AsyncIterator[api.Nod
                 foreign,
                 names=_system_names(),
                 readings=read_machine,
+                measure=_measure,
             )
             async with daemon.run() as node:
                 if config.mesh.mdns:
                     nursery.start_soon(_listen_on_links, config.mesh, daemon)
                 yield node
             nursery.cancel_scope.cancel()
+
+
+def _room_bytes() -> int:
+    """What the machine has for more weights and sessions before it is short of memory."""
+    memory = read_memory()
+    return room_bytes(memory.available_bytes, memory.total_bytes)
+
+
+def _measure(worker: int | None) -> Measured:
+    return Measured(read_memory(), read_footprint(worker) if worker is not None else Footprint())
 
 
 def _system_names() -> Names:

@@ -39,10 +39,13 @@ class ChildProcess:
         self.process.kill()
 
 
-def torch_worker(threads: int, memory_bytes: int) -> Spawn:
-    """Spawns workers with that many torch threads and that much memory for shards and caches."""
+def torch_worker(threads: int, memory_bytes: int, quantised: str = "") -> Spawn:
+    """Spawns workers with that many torch threads and that much memory for shards and caches.
+
+    Weights that they quantise are kept in the folder `quantised`, if it has a name.
+    """
     # -P: a folder called inference where the user happens to stand is not ours.
-    return python_child("-P", "-m", "inference.engine.worker", str(threads), str(memory_bytes))
+    return python_child("-P", "-m", "inference.engine.worker", str(threads), str(memory_bytes), quantised)
 
 
 def python_child(*arguments: str) -> Spawn:

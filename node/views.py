@@ -82,7 +82,7 @@ class View:
     def _shards(self) -> tuple[api.Shard, ...]:
         return tuple(
             api.Shard(
-                self._name(holding.claim.model),
+                self.model_name(holding.claim.model),
                 holding.claim.model,
                 str(holding.claim.range),
                 holding.claim.standby,
@@ -100,9 +100,11 @@ class View:
 
     def _worker(self) -> api.Worker:
         worker = self.seams.worker
-        return api.Worker("ready" if worker.pid is not None else "dead", worker.pid, worker.free_bytes())
+        state = "ready" if worker.pid is not None else "dead"
+        return api.Worker(state, worker.pid, worker.free_bytes(), self.server.shortage)
 
-    def _name(self, model: ModelDigest) -> str:
+    def model_name(self, model: ModelDigest) -> str:
+        """What people call a model."""
         note = self.placement.claims.note_of(model)
         return note.name if note else shortened(model)
 

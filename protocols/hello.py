@@ -13,7 +13,7 @@ from protocols.errors import Malformed, Unauthenticated
 from protocols.ids import NetworkId
 
 MAJOR: Final = 1
-MINOR: Final = 0
+MINOR: Final = 1  # 1: sampling beyond temperature, top_k and top_p; log-probabilities
 
 
 class Hello(msgspec.Struct, frozen=True, array_like=True):

@@ -31,6 +31,9 @@ SESSIONS_MAX: Final = 64  # open on one node
 STAGES_MAX: Final = 512  # one layer each
 STOP_STRINGS_MAX: Final = 16
 STOP_IDS_MAX: Final = 64  # that a last stage is told; the entry looks for all of them itself
+LOGPROBS_MAX: Final = 20  # of the likeliest tokens at each position: 164 bytes beside the token
+LOGIT_BIASES_MAX: Final = 1024  # of 14 bytes each when a stage is opened
+GRAMMAR_BYTES_MAX: Final = 64 * KIB  # a JSON schema; with the biases within CONTROL_BYTES_MAX
 PROGRESS_S: Final = 0.25
 STALL_S_MIN: Final = (
     1.0  # silence or standstill after which a stage has failed, unless its step is known to be longer
@@ -302,6 +305,8 @@ WORKER_HEADER_BYTES_MAX: Final = (
     64 * MIB
 )  # a load names up to 100k tensors with their files, about 500 bytes each
 WORKER_PROGRESS_S: Final = 0.05
+KV_SESSION_SHARE: Final = 0.5  # of a worker's memory for caches that one session may have
+KV_PEER_SHARE: Final = 0.75  # and all sessions of one peer: somebody else still finds room
 WORKER_START_S: Final = 120.0  # importing torch from a cold and slow disk
 WORKER_STOP_S: Final = 2.0  # after this, a worker that has been told to end is killed
 WORKER_RESTART_S_MIN: Final = 0.5  # waited before the second restart; doubles with each, the first is at once

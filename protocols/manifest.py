@@ -31,6 +31,12 @@ class TensorEntry(msgspec.Struct, frozen=True, array_like=True):
     sha256: Digest
 
     @property
+    def content(self) -> str:
+        """A name for what the tensor holds, fit for a file; the same in all models that have it."""
+        shape = "x".join(map(str, self.shape)) or "scalar"
+        return f"{self.sha256}-{self.dtype}-{shape}"
+
+    @property
     def size_bytes(self) -> int:
         """Raises `Malformed` for a dtype that weft does not read."""
         if self.dtype not in DTYPE_BYTES:

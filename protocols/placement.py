@@ -62,7 +62,7 @@ class LayerShape(msgspec.Struct, frozen=True, array_like=True):
     heads: Annotated[int, msgspec.Meta(ge=1, le=1024)]
     kv_heads: Annotated[int, msgspec.Meta(ge=1, le=1024)]
     head_dim: Annotated[int, msgspec.Meta(ge=1, le=1024)]
-    dtype: Annotated[str, msgspec.Meta(pattern=r"^(f32|bf16)\Z")]
+    dtype: Annotated[str, msgspec.Meta(pattern=r"^(f32|bf16|int8|int4)\Z")]
 
 
 class Survey(msgspec.Struct, frozen=True, array_like=True, tag="survey"):
@@ -99,7 +99,7 @@ class Offer(msgspec.Struct, frozen=True, array_like=True, tag="offer"):
     model: Digest
     range: LayerRange
     standby: bool
-    dtype: Annotated[str, msgspec.Meta(pattern=r"^(f32|bf16)\Z")]
+    dtype: Annotated[str, msgspec.Meta(pattern=r"^(f32|bf16|int8|int4)\Z")]
     numerics: Annotated[str, msgspec.Meta(pattern=r"^(fast|exact)\Z")]
     bytes_needed: Count
     lease_s: Annotated[float, msgspec.Meta(gt=0, le=3600)]

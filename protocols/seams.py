@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
+
+from msgspec import Struct
 
 from protocols.ids import ModelDigest, PeerId, SessionId
 from protocols.membership import Contact
@@ -220,22 +222,28 @@ class ShardId:
 
 @dataclass(frozen=True, slots=True)
 class TensorFile:
-    """A tensor called `name` in the safetensors file `path`, under the key `key` there."""
+    """A tensor called `name` in the safetensors file `path`, under the key `key` there.
+
+    `content` names what it holds (`TensorEntry.content`), empty where nobody has hashed it.
+    """
 
     name: str
     path: str
     key: str
+    content: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class ShardSpec:
-    """All that is needed to load a shard: `config` is the model's config.json, `dtype` f32 or bf16, `numerics` fast or exact."""
+    """All that is needed to load a shard: `config` is the model's config.json, `dtype` bf16, f32, int8 or int4, `numerics` fast or exact,
+    `tokenizer` the path of its tokenizer.json, if it is here, which only grammars need."""
 
     shard: ShardId
     config: bytes
     tensors: tuple[TensorFile, ...]
     dtype: str
     numerics: str
+    tokenizer: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,22 +255,67 @@ class ShardLoaded:
     is_exact: bool
 
 
+NOBODY: Final = PeerId("")
+
+
 @dataclass(frozen=True, slots=True)
 class CacheSpec:
-    """The KV of one session at one stage: `rows_max` rows; rows from `prompt_rows` on attend row by row in `exact`."""
+    """The KV of one session at one stage: `rows_max` rows; rows from `prompt_rows` on attend row by row in `exact`.
+
+    `peer` is the entry, whose quota it counts towards; `stages` is how many the session's rows run through in turn;
+    `stop_ids` end the answer.
+    """
 
     prompt_rows: int
     rows_max: int
     sampling: Sampling | None
+    peer: PeerId = NOBODY
+    stages: int = 1
+    stop_ids: tuple[int, ...] = ()
+
+
+CacheKey = tuple[ShardId, SessionId, int]
+"""A cache in the worker: its shard, session and stage."""
 
 
 @dataclass(frozen=True, slots=True)
-class StepResult:
-    """`body`: output rows in the frame's dtype, or empty at the last stage; `token` if the frame asked for a sample."""
+class CacheUse:
+    """`used_bytes` are those of the `reserved_bytes` that rows have been written to."""
+
+    shard: ShardId
+    session: SessionId
+    stage: int
+    reserved_bytes: int
+    used_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerMemory:
+    """`budget_bytes` is what the operator gave; `shards` are the bytes of the weights that are loaded."""
+
+    budget_bytes: int
+    shards: Mapping[ShardId, int]
+    caches: tuple[CacheUse, ...]
+
+    @property
+    def reserved_bytes(self) -> int:
+        """Of all caches."""
+        return sum(cache.reserved_bytes for cache in self.caches)
+
+    @property
+    def used_bytes(self) -> int:
+        """Of all caches."""
+        return sum(cache.used_bytes for cache in self.caches)
+
+
+class StepResult(Struct, frozen=True):
+    """`body`: output rows in the frame's dtype; `token` if the frame asked for a sample, and then `body` has its
+    log-probabilities, as protocols/logprobs.py encodes them, if the session wants any."""
 
     body: bytes | bytearray | memoryview
     token: int | None
     step_ms: float
+    step_rows: int = 1
 
 
 class Stepping(Protocol):
@@ -285,6 +338,15 @@ class ShardWorker(Protocol):
     def free_bytes(self) -> int:
         """Memory that may still be granted."""
 
+    def memory(self) -> WorkerMemory:
+        """What that is made of."""
+
+    async def caches(self) -> tuple[CacheKey, ...]:
+        """Those that the process really has, which may be more than anybody knows of."""
+
+    async def limit_rows(self, rows: int | None) -> None:
+        """At most that many rows in a turn from now on, or None as many as are worth it. A new process knows of no limit."""
+
     def waiting(self) -> int:
         """Requests that wait for one before them."""
 
@@ -300,8 +362,11 @@ class ShardWorker(Protocol):
         """Truncate the cache of (frame's session, frame's stage) to `truncate_to`, which must equal `position`, and
         compute the frame's rows. Raises `Malformed` if they do not follow on from the cache."""
 
-    def start_step(self, shard: ShardId, frame: Frame) -> Stepping:
-        """As `step`, without waiting for the result; requests that follow come behind it. Raises `Unavailable`."""
+    def start_step(self, shard: ShardId, frame: Frame, on_end: Callable[[], None] = lambda: None) -> Stepping:
+        """As `step`, without waiting for the result; requests that follow come behind it. Raises `Unavailable`.
+
+        `on_end` is called once, as soon as `result` would not wait any more, and must not wait or raise.
+        """
 
     async def close_cache(self, shard: ShardId, session: SessionId, stage: int) -> None:
         """Idempotent."""

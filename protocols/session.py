@@ -21,6 +21,7 @@ import msgspec
 
 from protocols import limits
 from protocols.ids import SessionId
+from protocols.logprobs import LOGPROBS_BYTES_MAX
 from protocols.membership import PeerIdText
 from protocols.messages import Codec
 from protocols.placement import Count, Digest, LayerRange, Reason
@@ -31,16 +32,49 @@ StageIndex = Annotated[int, msgspec.Meta(ge=0, lt=limits.STAGES_MAX)]
 TokenId = Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)]
 
 
-class Sampling(msgspec.Struct, frozen=True, array_like=True):
-    """How the last stage draws tokens. `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 are off.
+class LogitBias(msgspec.Struct, frozen=True, array_like=True):
+    """Added to the logit of one token."""
 
-    The draw is counter-based: keyed by (seed, position) alone, so that a retry draws the same token.
+    token: TokenId
+    bias: Annotated[float, msgspec.Meta(ge=-100, le=100)]
+
+
+class Sampling(msgspec.Struct, frozen=True, array_like=True):
+    """How the last stage draws tokens. `temperature` 0 is greedy; `top_k` 0, `top_p` 1 and `min_p` 0 are off.
+
+    The draw is counter-based: keyed by seed, position and token id alone, so that a retry draws the same token. Logits are
+    changed in this order: `logit_bias`; `repetition_penalty` (1 is off) of every token in the prompt or the answer, as
+    transformers has it; `frequency_penalty` for each time and `presence_penalty` for the first time that a token is in the
+    answer, as OpenAI has them; `grammar`, a JSON schema that the answer must fit, if it is not empty. Then the filters.
+    `logprobs`: null for none, else how many of the likeliest come with each token.
     """
 
     temperature: Annotated[float, msgspec.Meta(ge=0, le=100)] = 0.0
     top_k: Annotated[int, msgspec.Meta(ge=0, le=1 << 20)] = 0
     top_p: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
     seed: Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)] = 0
+    min_p: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
+    repetition_penalty: Annotated[float, msgspec.Meta(ge=0.01, le=100)] = 1.0
+    frequency_penalty: Annotated[float, msgspec.Meta(ge=-2, le=2)] = 0.0
+    presence_penalty: Annotated[float, msgspec.Meta(ge=-2, le=2)] = 0.0
+    logit_bias: Annotated[tuple[LogitBias, ...], msgspec.Meta(max_length=limits.LOGIT_BIASES_MAX)] = ()
+    logprobs: Annotated[int, msgspec.Meta(ge=0, le=limits.LOGPROBS_MAX)] | None = None
+    grammar: Annotated[str, msgspec.Meta(max_length=limits.GRAMMAR_BYTES_MAX)] = ""
+
+    @property
+    def penalises(self) -> bool:
+        """Whether a token's chance depends on which came before."""
+        return self.repetition_penalty != 1 or bool(self.frequency_penalty or self.presence_penalty)
+
+    @property
+    def minor(self) -> int:
+        """The protocol minor that a last stage must speak for it: one of an earlier minor would pass over what it can't read."""
+        grown = self.__struct_fields__[_FIELDS_OF_MINOR_0:]
+        plain = Sampling()
+        return 1 if any(getattr(self, name) != getattr(plain, name) for name in grown) else 0
+
+
+_FIELDS_OF_MINOR_0: Final = 4
 
 
 class Downstream(msgspec.Struct, frozen=True, array_like=True):
@@ -54,7 +88,8 @@ class OpenStage(msgspec.Struct, frozen=True, array_like=True, tag="open"):
     """Serve `range` for this session. `downstream` is null at the last stage, which then has `sampling`.
 
     `rows_max` rows of KV are reserved. `forward_from`: outputs of rows before this position are not sent on, because
-    the stage behind has them (a standby that is being rebuilt). `prompt_rows` fixes where row-wise attention begins.
+    the stage behind has them (a standby that is being rebuilt). `prompt_rows` fixes where row-wise attention begins;
+    `stages` is how many the route has.
     """
 
     session: Session
@@ -68,6 +103,7 @@ class OpenStage(msgspec.Struct, frozen=True, array_like=True, tag="open"):
     sampling: Sampling | None = None
     stop_ids: Annotated[tuple[TokenId, ...], msgspec.Meta(max_length=limits.STOP_IDS_MAX)] = ()
     forward_from: Count = 0
+    stages: Annotated[int, msgspec.Meta(ge=1, le=limits.STAGES_MAX)] = 1
 
 
 class StageOpened(msgspec.Struct, frozen=True, array_like=True, tag="opened"):
@@ -98,7 +134,7 @@ class Rerouted(msgspec.Struct, frozen=True, array_like=True, tag="rerouted"):
 
 class Progress(msgspec.Struct, frozen=True, array_like=True, tag="progress"):
     """`rows` are in the cache; `work` counts layers computed and rises while the worker advances; `busy` while it owes
-    a result; `step_ms` is the last finished step and `step_rows` its rows."""
+    a result; `step_ms` is the last finished step and `step_rows` its rows, those of other sessions in it included."""
 
     epoch: Epoch
     rows: Count
@@ -109,12 +145,16 @@ class Progress(msgspec.Struct, frozen=True, array_like=True, tag="progress"):
 
 
 class Sampled(msgspec.Struct, frozen=True, array_like=True, tag="sampled"):
-    """The last stage drew `token` for `position`; `ends` if it is a stop id or fills `rows_max`."""
+    """The last stage drew `token` for `position`; `ends` if it is a stop id or fills `rows_max`.
+
+    `logprobs` as protocols/logprobs.py has them, if they were asked for.
+    """
 
     epoch: Epoch
     position: Count
     token: TokenId
     ends: bool = False
+    logprobs: Annotated[bytes, msgspec.Meta(max_length=LOGPROBS_BYTES_MAX)] = b""
 
 
 class StageTrouble(msgspec.Struct, frozen=True, array_like=True, tag="trouble"):

@@ -22,9 +22,10 @@ from __future__ import annotations
 
 import struct
 import zlib
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
+
+from msgspec import Struct
 
 from protocols import limits
 from protocols.errors import Malformed, Oversized
@@ -62,8 +63,7 @@ class DType(IntEnum):
         return 4 if self is DType.F32 else 2
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(Struct, frozen=True):
     """What precedes a body. `position` is that of the first row; `truncate_to` how many rows the cache keeps first."""
 
     kind: Kind
@@ -84,8 +84,7 @@ class Header:
         return self.rows * self.width * self.dtype.item_bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(Struct, frozen=True):
     """A header with its token ids (one per row) and its body of `header.body_bytes` bytes."""
 
     header: Header
@@ -98,8 +97,7 @@ class Frame:
         return HEADER_BYTES + 4 * len(self.tokens) + len(self.extension) + len(self.body)
 
 
-@dataclass(frozen=True, slots=True)
-class Preamble:
+class Preamble(Struct, frozen=True):
     """A checked header with the sizes of what follows it on the stream."""
 
     header: Header

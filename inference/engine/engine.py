@@ -14,31 +14,40 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from inference.engine.drawing import Drawing, make_drawing
 from inference.engine.exactness import exact_spans, fast_spans
+from inference.engine.grammar import GrammarTokens
 from inference.engine.head import Head
 from inference.engine.kv_cache import KvBudget, KvCache, cache_bytes
-from inference.engine.layers import read_layer, read_linear
+from inference.engine.layers import read_embedding, read_head, read_layer, read_norm
+from inference.engine.quantised_folder import QuantisedFolder
+from inference.engine.sampling import Draw, Drawn
 from inference.engine.selftest import Arithmetic, find_arithmetic
-from inference.model.blocks import Segment, Span, StepPlan, causal_mask, padded
-from inference.model.config import EMBEDDING, NORM, ModelConfig
-from inference.model.rope import RopeTable
-from inference.model.weights import TORCH_DTYPES, RangeReader
-from protocols.errors import Malformed, WeftError
+from inference.engine.shard_reader import ShardReader
+from inference.model.blocks import padded
+from inference.model.config import NORM, ModelConfig
+from inference.model.precision import PRECISIONS
+from inference.model.rope import RopeTables
+from inference.model.step_plan import Segment, StepPlan, make_plan, make_spans
+from inference.model.weights import TORCH_DTYPES
+from protocols.errors import Malformed, Overloaded, WeftError
 from protocols.ids import SessionId
 from protocols.placement import LayerRange
 from protocols.seams import CacheSpec, ShardLoaded, TensorFile
-from protocols.session import Sampling
-from protocols.tensor import DType, Frame, Numerics
+from protocols.tensor import Frame, Header, Kind, Numerics
 
-WIRE_DTYPES: Final = {"f32": DType.F32, "bf16": DType.BF16}
+WIRE_DTYPES: Final = {name: precision.wire for name, precision in PRECISIONS.items()}
 WIRE_NUMERICS: Final = {"fast": Numerics.FAST, "exact": Numerics.EXACT}
+
+_TRIAL_ROWS: Final = 64  # of context: attention costs next to nothing then
 
 CacheKey = tuple[SessionId, int]
 """A session and its stage."""
 
 
 StepOutput = tuple[memoryview | bytes, int | None]
-"""Output rows and None, or at the end of the model b"" and the token that the frame asks for."""
+"""Output rows and None, or at the end of the model the token that the frame asks for and its log-probabilities, if the session
+wants them."""
 
 
 @dataclass(slots=True)
@@ -46,11 +55,16 @@ class _Opened:
     kv: KvCache
     spec: CacheSpec
     size_bytes: int
+    drawing: Drawing | None  # where the range ends the model
 
     @property
-    def draw(self) -> tuple[Sampling, int]:
-        assert self.spec.sampling is not None
-        return self.spec.sampling, self.kv.rows
+    def reads_tokens(self) -> bool:
+        return self.drawing is not None and self.drawing.reads_tokens
+
+    @property
+    def draw(self) -> Draw:
+        assert self.drawing is not None
+        return self.drawing.at(self.kv.rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +88,11 @@ class ShardEngine:
         tensors: Sequence[TensorFile],
         budget: KvBudget,
         on_progress: Callable[[int, int], None] = lambda _done, _total: None,
+        tokenizer: str = "",
+        kept: QuantisedFolder | None = None,
     ) -> None:
         config.check_range(layer_range)
+        self._grammar_tokens = GrammarTokens(tokenizer, config.vocabulary)
         self.config = config
         self.range = layer_range
         self.dtype = dtype
@@ -84,16 +101,18 @@ class ShardEngine:
         self.resident_bytes = config.range_bytes(layer_range, dtype)
         self._numerics = WIRE_NUMERICS[numerics]
         self._torch_dtype = TORCH_DTYPES[dtype]
-        self._rope = RopeTable(config, self._torch_dtype)
+        self._rope = RopeTables(config, self._torch_dtype)
         self._budget = budget
         self._opened: dict[CacheKey, _Opened] = {}
-        with torch.inference_mode(), RangeReader(config, layer_range, tensors, dtype, on_progress) as reader:
-            self._embedding = reader.read(EMBEDDING) if self.starts_model else None
+        reader = ShardReader(config, layer_range, tensors, dtype, on_progress, kept)
+        with torch.inference_mode(), reader:
+            self._embedding = read_embedding(config, reader) if self.starts_model else None
+            # The largest product first, while there is little else in memory beside it.
+            self._head = self._read_head(reader) if self.ends_model else None
             self._layers = [
                 read_layer(config, reader, index, self.arithmetic)
                 for index in range(layer_range.start, layer_range.end)
             ]
-            self._head = self._read_head(reader) if self.ends_model else None
 
     @property
     def starts_model(self) -> bool:
@@ -126,17 +145,22 @@ class ShardEngine:
             )
         if self.ends_model and spec.sampling is None:
             raise Malformed("the stage that ends the model needs sampling parameters")
+        drawing = make_drawing(spec, self._grammar_tokens) if self.ends_model else None
         size_bytes = cache_bytes(self.config.kv_bytes_per_row(self.range, self.dtype), spec.rows_max)
-        self._budget.reserve(size_bytes)
-        kv = KvCache(self.config, self.range.layers, spec.rows_max, self._torch_dtype)
-        self._opened[key] = _Opened(kv, spec, size_bytes)
+        self._budget.reserve(size_bytes, key[0], spec.peer)
+        try:
+            kv = KvCache(self.config, self.range.layers, spec.rows_max, self._torch_dtype)
+        except (MemoryError, RuntimeError) as error:  # torch's allocator raises the latter
+            self._budget.release(size_bytes, key[0], spec.peer)
+            raise Overloaded(f"the machine has no {size_bytes} bytes for a cache") from error
+        self._opened[key] = _Opened(kv, spec, size_bytes, drawing)
         return size_bytes
 
     def close_cache(self, key: CacheKey) -> None:
         """Idempotent."""
         opened = self._opened.pop(key, None)
         if opened is not None:
-            self._budget.release(opened.size_bytes)
+            self._budget.release(opened.size_bytes, key[0], opened.spec.peer)
 
     def close(self) -> None:
         """Let go of the weights and of all caches; the engine is of no use afterwards."""
@@ -192,9 +216,37 @@ class ShardEngine:
             on_layer()
         for segment in segments:
             segment.opened.kv.rows += segment.frame.header.rows
+            if segment.opened.drawing is not None:
+                segment.opened.drawing.note(segment.frame.header.position, segment.frame.tokens)
         if self.ends_model:
             return self._sampled(x, plan, segments)
-        return [(_bytes_of(x[each.start : each.start + each.rows]), None) for each in plan.segments]
+        outs = [x[each.start : each.start + each.rows] for each in plan.segments]
+        if torch.isfinite(x[: plan.rows].sum()):  # one look at all of them costs next to nothing
+            return [(_bytes_of(out), None) for out in outs]
+        return [self._passed_on(out, segment) for out, segment in zip(outs, segments, strict=True)]
+
+    @torch.inference_mode()
+    def trial(self, rows: int) -> Callable[[int], None]:
+        """Computes one layer, by its number in the range, for a decoded row of each of `rows` sessions; nothing is kept."""
+        at = _TRIAL_ROWS - 1
+        header = Header(
+            Kind.DECODE, SessionId(""), 0, 0, at, 1, 0, at, self._numerics, WIRE_DTYPES[self.dtype]
+        )
+        kvs = [KvCache(self.config, 1, _TRIAL_ROWS, self._torch_dtype) for _ in range(rows)]
+        for kv in kvs:
+            kv.layers[0].keys.zero_()
+            kv.layers[0].values.zero_()
+        spec = CacheSpec(1, _TRIAL_ROWS, None)
+        plan = self._plan(
+            [_Segment(_Opened(kv, spec, 0, None), Frame(header, (0,), b""), ((at, at + 1),)) for kv in kvs]
+        )
+        x = torch.ones(plan.blocks[-1].stop, self.config.hidden, dtype=self._torch_dtype)
+
+        @torch.inference_mode()
+        def step(index: int) -> None:
+            self._layers[index].forward(x, plan, [kv.layers[0] for kv in kvs])
+
+        return step
 
     def rows(self, key: CacheKey) -> int:
         """How many rows the cache holds."""
@@ -218,7 +270,7 @@ class ShardEngine:
         # The header's numerics are the sender's: where a self-test of `exact` fails, a route mixes both.
         if header.dtype is not WIRE_DTYPES[self.dtype]:
             raise Malformed(f"a frame in {header.dtype.name} for a shard in {self.dtype}")
-        if self.starts_model and max(frame.tokens) >= self.config.vocabulary:
+        if (self.starts_model or opened.reads_tokens) and max(frame.tokens) >= self.config.vocabulary:
             raise Malformed(f"token {max(frame.tokens)} in a vocabulary of {self.config.vocabulary}")
         if self._numerics is Numerics.EXACT:
             bounds = exact_spans(header.position, header.rows, opened.spec.prompt_rows)
@@ -227,30 +279,20 @@ class ShardEngine:
         return _Segment(opened, frame, tuple(bounds))
 
     def _plan(self, segments: Sequence[_Segment]) -> StepPlan:
-        group = self.config.heads // self.config.kv_heads
         placed: list[Segment] = []
         rows = 0
         for segment in segments:
-            spans = tuple(
-                Span(
-                    start,
-                    end,
-                    None if end == start + 1 else causal_mask(start, end, group, self._torch_dtype),
-                )
-                for start, end in segment.bounds
-            )
+            spans = make_spans(self.config, segment.bounds, self._torch_dtype)
             header = segment.frame.header
             placed.append(Segment(rows, header.position, header.rows, spans))
             rows += header.rows
         row_plan = self.arithmetic.rows
-        cos, sin = self._angles(placed, row_plan.padded(rows))
-        return StepPlan(row_plan.blocks(rows), tuple(placed), cos, sin)
-
-    def _angles(self, segments: Sequence[Segment], rows: int) -> tuple[Tensor, Tensor]:
-        if len(segments) == 1:
-            return self._rope.rows(segments[0].position, rows)
-        positions = [row for each in segments for row in range(each.position, each.position + each.rows)]
-        return self._rope.at(positions + [0] * (rows - len(positions)))
+        stretches = [
+            (each.position, each.rows, segment.opened.spec.rows_max)
+            for each, segment in zip(placed, segments, strict=True)
+        ]
+        angles = self._rope.of(stretches, row_plan.padded(rows))
+        return make_plan(row_plan.blocks(rows), tuple(placed), angles)
 
     def _input(self, segment: _Segment) -> Tensor:
         """[rows, hidden]"""
@@ -279,12 +321,21 @@ class ShardEngine:
         return [self._drawn(next(tokens)) if each.frame.header.sample else (b"", None) for each in segments]
 
     @staticmethod
-    def _drawn(token: int | Malformed) -> StepOutput | WeftError:
-        return token if isinstance(token, Malformed) else (b"", token)
+    def _passed_on(out: Tensor, segment: _Segment) -> StepOutput | WeftError:
+        if torch.isfinite(out).all():
+            return _bytes_of(out), None
+        segment.opened.kv.rows = segment.frame.header.position
+        return Malformed("the rows are not finite: what came in was not, or the weights are damaged")
 
-    def _read_head(self, reader: RangeReader) -> Head:
-        linear = read_linear(reader, self.arithmetic, self.config.head_name)
-        return Head(reader.read(NORM), linear, self.config.norm_eps, self.dtype, self.arithmetic)
+    @staticmethod
+    def _drawn(drawn: Drawn | Malformed) -> StepOutput | WeftError:
+        return drawn if isinstance(drawn, Malformed) else (drawn.logprobs, drawn.token)
+
+    def _read_head(self, reader: ShardReader) -> Head:
+        linear = read_head(self.config, reader, self.arithmetic)
+        return Head(
+            read_norm(self.config, reader, NORM), linear, self.config.norm_eps, self.dtype, self.arithmetic
+        )
 
 
 def _bytes_of(rows: Tensor) -> memoryview:

@@ -19,8 +19,8 @@ from typing import Final
 from protocols import limits
 from protocols.errors import Malformed
 
-LONE_ROWS: Final = (4, 16)
-BLOCK_ROWS: Final = (4, 8, 16, 32, 64, 128)
+LONE_ROWS: Final = (1, 4, 16)
+BLOCK_ROWS: Final = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 
 from inference.engine.exactness import RowPlan
-from inference.engine.sampling import draw
+from inference.engine.sampling import Draw, Drawn, draw_all
 from inference.engine.selftest import Arithmetic, find_head_rows
 from inference.model.blocks import Linear, joined, padded, rms_norm
 from protocols.errors import Malformed
-from protocols.session import Sampling
 
 
 class Head:
@@ -31,15 +30,9 @@ class Head:
             return torch.cat([self._outputs(row, self._lone) for row in torch.split(x, 1)])
         return self._outputs(x, self._rows)
 
-    def tokens(self, x: Tensor, draws: Sequence[tuple[Sampling, int]]) -> list[int | Malformed]:
-        """One token for each row of x [rows, hidden], by the parameters and the position that stand in its place."""
-        found: list[int | Malformed] = []
-        for logits, (sampling, position) in zip(self.logits(x).numpy(), draws, strict=True):
-            try:
-                found.append(draw(logits, sampling, position))
-            except Malformed as error:
-                found.append(error)
-        return found
+    def tokens(self, x: Tensor, draws: Sequence[Draw]) -> list[Drawn | Malformed]:
+        """One token for each row of x [rows, hidden], by the draw that stands in its place."""
+        return draw_all(self.logits(x).numpy(), draws)
 
     def _outputs(self, x: Tensor, rows: RowPlan) -> Tensor:
         whole = padded([x], rows.padded(len(x)))

@@ -6,35 +6,68 @@ the cache came to its length. The system hands out the pages only as rows are wr
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from typing import Final
 
 import torch
 from torch import Tensor
 
 from inference.model.config import ModelConfig
+from protocols import limits
 from protocols.errors import Overloaded
+from protocols.ids import PeerId, SessionId
 
 _CAPACITY_STEP_ROWS: Final = 64  # so that every head starts on a cache line
 
 
 @dataclass(slots=True)
 class KvBudget:
-    """Bytes of keys and values that may be reserved at once, over all shards of a worker."""
+    """Bytes of keys and values that may be reserved at once, over all shards of a worker.
+
+    A session may have `KV_SESSION_SHARE` of them and all sessions of a peer `KV_PEER_SHARE`; and in any case `planned_bytes`,
+    which is what one session takes of the length that every range was planned with.
+    """
 
     bytes_max: int
+    planned_bytes: int = 0
     reserved_bytes: int = 0
+    _sessions: Counter[SessionId] = field(default_factory=Counter)
+    _peers: Counter[PeerId] = field(default_factory=Counter)
 
-    def reserve(self, size_bytes: int) -> None:
-        """Raises `Overloaded` if that much is not left."""
-        if self.reserved_bytes + size_bytes > self.bytes_max:
-            left = self.bytes_max - self.reserved_bytes
-            raise Overloaded(f"a cache of {size_bytes} bytes does not fit into the {left} left")
+    def reserve(self, size_bytes: int, session: SessionId, peer: PeerId) -> None:
+        """Raises `Overloaded` if that much is not left, or more than the session or the peer may have."""
+        self._check(size_bytes, self.reserved_bytes, self.bytes_max, "all sessions")
+        self._check(size_bytes, self._sessions[session], self._quota(limits.KV_SESSION_SHARE), "one session")
+        self._check(
+            size_bytes, self._peers[peer], self._quota(limits.KV_PEER_SHARE), "the sessions of one peer"
+        )
+        self._add(size_bytes, session, peer)
+
+    def release(self, size_bytes: int, session: SessionId, peer: PeerId) -> None:
+        self._add(-size_bytes, session, peer)
+
+    @property
+    def holders(self) -> int:
+        """How many sessions hold anything."""
+        return len(self._sessions)
+
+    def _quota(self, share: float) -> int:
+        return max(int(share * self.bytes_max), self.planned_bytes)
+
+    @staticmethod
+    def _check(size_bytes: int, reserved_bytes: int, bytes_max: int, whose: str) -> None:
+        if reserved_bytes + size_bytes > bytes_max:
+            left = max(0, bytes_max - reserved_bytes)
+            raise Overloaded(f"a cache of {size_bytes} bytes does not fit into the {left} left for {whose}")
+
+    def _add(self, size_bytes: int, session: SessionId, peer: PeerId) -> None:
         self.reserved_bytes += size_bytes
-
-    def release(self, size_bytes: int) -> None:
-        self.reserved_bytes -= size_bytes
-        assert self.reserved_bytes >= 0
+        self._sessions[session] += size_bytes
+        self._peers[peer] += size_bytes
+        assert min(self.reserved_bytes, self._sessions[session], self._peers[peer]) >= 0
+        self._sessions += Counter()  # drops those that hold nothing
+        self._peers += Counter()
 
 
 class LayerKv:
@@ -49,8 +82,8 @@ class LayerKv:
         self.keys[:, position:end] = keys.transpose(0, 1)
         self.values[:, position:end] = values.transpose(0, 1)
 
-    def read(self, end: int) -> tuple[Tensor, Tensor]:
-        return self.keys[None, :, :end], self.values[None, :, :end]
+    def read(self, end: int, first: int = 0) -> tuple[Tensor, Tensor]:
+        return self.keys[None, :, first:end], self.values[None, :, first:end]
 
 
 class KvCache:

@@ -1,38 +1,107 @@
-"""The layers of a range out of its tensors, with every product as the arithmetic of the shard wants it."""
+"""The weights of a range out of its tensors, with every product as the arithmetic of the shard wants it."""
 
 from __future__ import annotations
 
+from torch import Tensor
+
+from inference.engine.experts import ExpertFfn
 from inference.engine.linear import make_linear
 from inference.engine.selftest import Arithmetic
-from inference.model.blocks import DecoderLayer, LayerParts, Linear
-from inference.model.config import ModelConfig
-from inference.model.weights import RangeReader
+from inference.engine.shard_reader import ShardReader
+from inference.model.blocks import DecoderLayer, DenseFfn, Ffn, LayerParts, Linear, soft_capped
+from inference.model.config import EMBEDDING, ModelConfig
+from inference.model.families import Experts
 
 
-def read_layer(config: ModelConfig, reader: RangeReader, index: int, arithmetic: Arithmetic) -> DecoderLayer:
+def read_layer(config: ModelConfig, reader: ShardReader, index: int, arithmetic: Arithmetic) -> DecoderLayer:
     """Layer `index` of the model. Raises `UserError` for tensors that are not what the configuration says."""
-
-    def name(part: str) -> str:
-        return f"model.layers.{index}.{part}.weight"
-
-    def linear(*parts: str) -> Linear:
-        return read_linear(reader, arithmetic, *map(name, parts))
-
-    normed = config.has_head_norms
+    source = _Source(config, reader, arithmetic, f"model.layers.{index}.")
+    design = config.design
+    # What Llama calls the norm after attention comes before the ffn; Gemma has one of each.
+    ffn_norm = "pre_feedforward_layernorm" if design.has_after_norms else "post_attention_layernorm"
+    after = design.has_after_norms
     parts = LayerParts(
-        input_norm=reader.read(name("input_layernorm")),
-        qkv=linear("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-        output=linear("self_attn.o_proj"),
-        ffn_norm=reader.read(name("post_attention_layernorm")),
-        gate_up=linear("mlp.gate_proj", "mlp.up_proj"),
-        down=linear("mlp.down_proj"),
-        query_norm=reader.read(name("self_attn.q_norm")) if normed else None,
-        key_norm=reader.read(name("self_attn.k_norm")) if normed else None,
+        input_norm=source.norm("input_layernorm"),
+        qkv=source.linear("self_attn.qkv_proj")
+        if design.is_fused
+        else source.linear("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+        output=source.linear("self_attn.o_proj"),
+        ffn_norm=source.norm(ffn_norm),
+        ffn=source.ffn(),
+        query_norm=source.norm("self_attn.q_norm") if design.has_head_norms else None,
+        key_norm=source.norm("self_attn.k_norm") if design.has_head_norms else None,
+        after_attention_norm=source.norm("post_attention_layernorm") if after else None,
+        after_ffn_norm=source.norm("post_feedforward_layernorm") if after else None,
     )
-    return DecoderLayer(config, parts)
+    return DecoderLayer(config, parts, config.kind_of_layer[index])
 
 
-def read_linear(reader: RangeReader, arithmetic: Arithmetic, *names: str) -> Linear:
+def read_embedding(config: ModelConfig, reader: ShardReader) -> Tensor:
+    """[vocabulary, hidden], scaled as the family wants it."""
+    embedding = reader.read(EMBEDDING)
+    if config.design.has_scaled_embedding:
+        # In the type of the model: each product is rounded as it would be after the lookup.
+        embedding *= embedding.new_tensor(config.hidden**0.5)
+    return embedding
+
+
+def read_norm(config: ModelConfig, reader: ShardReader, name: str) -> Tensor:
+    """The weight as `rms_norm` takes it."""
+    weight = reader.read(name)
+    return weight.float() + 1 if config.design.adds_one_to_norms else weight
+
+
+def read_head(config: ModelConfig, reader: ShardReader, arithmetic: Arithmetic) -> Linear:
+    """hidden -> vocabulary, with what the family does to its logits."""
+    linear = read_linear(reader, arithmetic, config.head_name)
+    cap = config.design.logit_cap
+    return (lambda x: soft_capped(linear(x), cap)) if cap else linear
+
+
+def read_linear(reader: ShardReader, arithmetic: Arithmetic, *names: str) -> Linear:
     """One product of the tensors, one below the other."""
-    weight = reader.read(names[0]) if len(names) == 1 else reader.read_joined(*names)
-    return make_linear(weight, arithmetic.kernel, arithmetic.rows.lone)
+    return make_linear(reader.read_product(arithmetic.kernel, *names), arithmetic.kernel)
+
+
+class _Source:
+    """The tensors of one layer."""
+
+    def __init__(self, config: ModelConfig, reader: ShardReader, arithmetic: Arithmetic, prefix: str) -> None:
+        self._config = config
+        self._reader = reader
+        self._arithmetic = arithmetic
+        self._prefix = prefix
+
+    def norm(self, part: str) -> Tensor:
+        return read_norm(self._config, self._reader, f"{self._prefix}{part}.weight")
+
+    def linear(self, *parts: str) -> Linear:
+        linear = read_linear(
+            self._reader, self._arithmetic, *(f"{self._prefix}{part}.weight" for part in parts)
+        )
+        if not self._config.design.biased.issuperset(parts):
+            return linear
+        bias = self._reader.read_joined(*(f"{self._prefix}{part}.bias" for part in parts))
+        return lambda x: linear(x).add_(bias)
+
+    def ffn(self) -> Ffn:
+        design = self._config.design
+        if design.experts is not None:
+            return self._experts(design.experts)
+        if design.is_fused:
+            return DenseFfn(self.linear("mlp.gate_up_proj"), self.linear("mlp.down_proj"), design.activation)
+        return self._dense("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
+
+    def _dense(self, gate: str, up: str, down: str) -> DenseFfn:
+        return DenseFfn(self.linear(gate, up), self.linear(down), self._config.design.activation)
+
+    def _experts(self, experts: Experts) -> ExpertFfn:
+        names = experts.names
+        router = self.linear(f"{names.block}.gate")
+        each = [
+            self._dense(
+                *(f"{names.block}.experts.{index}.{part}" for part in (names.gate, names.up, names.down))
+            )
+            for index in range(experts.count)
+        ]
+        return ExpertFfn(experts, router, each, self._arithmetic.rows)

@@ -18,7 +18,7 @@ import torch
 
 from inference.engine.engine import WIRE_DTYPES, WIRE_NUMERICS, ShardEngine
 from inference.engine.kv_cache import KvBudget
-from inference.model.config import parse_config
+from inference.model.config_json import parse_config
 from protocols import limits
 from protocols.errors import UserError, WeftError
 from protocols.ids import SessionId
@@ -30,7 +30,8 @@ _SESSION: Final = SessionId("0" * 32)
 
 
 class Question(msgspec.Struct, frozen=True):
-    """`stop_ids` null takes those of config.json. `threads` must be what the workers of the mesh have."""
+    """`stop_ids` null takes those of config.json. `threads` must be what the workers of the mesh have. `sampling`, as on the
+    wire, stands for `temperature`, `top_k`, `top_p` and `seed` if it is given."""
 
     model: str
     prompt_ids: tuple[int, ...]
@@ -43,10 +44,11 @@ class Question(msgspec.Struct, frozen=True):
     seed: int = 0
     stop_ids: tuple[int, ...] | None = None
     threads: int = 1
+    sampling: Sampling | None = None
 
     @property
-    def sampling(self) -> Sampling:
-        return Sampling(self.temperature, self.top_k, self.top_p, self.seed)
+    def draws(self) -> Sampling:
+        return self.sampling or Sampling(self.temperature, self.top_k, self.top_p, self.seed)
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -72,7 +74,7 @@ def answer(question: Question) -> Answer:
     rows_max = len(question.prompt_ids) + question.max_tokens
     if not 0 < len(question.prompt_ids) < rows_max <= config.context:
         raise UserError(f"a prompt and answer of {rows_max} tokens do not fit a context of {config.context}")
-    spec = CacheSpec(len(question.prompt_ids), rows_max, question.sampling)
+    spec = CacheSpec(len(question.prompt_ids), rows_max, question.draws)
     token_ids = generate(engine, question.prompt_ids, spec, stop_ids)
     return Answer(token_ids, token_ids[-1] in stop_ids, engine.arithmetic.numerics_class)
 

@@ -1,4 +1,5 @@
-"""The torch process of a node: `python -m inference.engine.worker THREADS MEMORY_BYTES FD`, FD its end of a socketpair.
+"""The torch process of a node: `python -m inference.engine.worker THREADS MEMORY_BYTES FOLDER FD`, FD its end of a socketpair and
+FOLDER where it keeps quantised weights, which may be empty.
 
 It lives as long as that socket. A signal for the daemon's whole group (Ctrl-C, systemd's SIGTERM) is not for it: the daemon
 drains first and then closes the socket, and if the daemon is killed, the kernel closes it.
@@ -13,23 +14,21 @@ import signal
 import socket
 import sys
 import time
-from io import BufferedReader
-from typing import Final
+from contextlib import suppress
 
 from inference.engine.memory import keep_large_apart
-from inference.engine.worker_server import Connection, Engines, Server
-from protocols import limits
-
-READ_BYTES: Final = 64 * limits.KIB  # a decode row with its header in one system call
+from inference.engine.worker_server import Engines, run
+from inference.engine.worker_socket import Connection
 
 
 def main(arguments: list[str]) -> None:
+    quantised = arguments.pop(2)
     threads, memory_bytes, descriptor = map(int, arguments)
     prepare(threads)
     # Only now: torch reads these variables while it is imported.
     from inference.engine.torch_engines import TorchEngines
 
-    serve(descriptor, TorchEngines(threads, memory_bytes, time.perf_counter))
+    serve(descriptor, TorchEngines(threads, memory_bytes, time.perf_counter, quantised))
 
 
 def prepare(threads: int) -> None:
@@ -44,12 +43,16 @@ def prepare(threads: int) -> None:
 
 def serve(descriptor: int, engines: Engines) -> None:
     """Returns when the daemon has closed its end or is gone."""
-    with socket.socket(fileno=descriptor) as connection, connection.makefile("rb", READ_BYTES) as reader:
-        assert isinstance(reader, BufferedReader)
-        try:
-            Server(Connection(reader, connection.sendall), engines, time.monotonic).run()
-        except (BrokenPipeError, ConnectionResetError):
-            return
+    with socket.socket(fileno=descriptor) as end:
+
+        def receive_into(buffer: memoryview, waits: bool) -> int | None:
+            try:
+                return end.recv_into(buffer, 0, 0 if waits else socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return None
+
+        with suppress(EOFError, BrokenPipeError, ConnectionResetError):
+            run(Connection(receive_into, end.sendall), engines, time.monotonic)
 
 
 if __name__ == "__main__":

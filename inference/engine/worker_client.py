@@ -9,22 +9,27 @@ The process enforces its memory; this side keeps the same books from its answers
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from typing import Protocol, TypeVar
 
 import structlog
 import trio
 
 from inference.engine.restarts import Restarts
+from inference.engine.waiting import turns_of
+from inference.engine.worker_books import WorkerBooks
 from inference.engine.worker_link import Call, Connection, Progress, WorkerLink
 from inference.engine.worker_wire import (
     Answer,
     CacheOpened,
+    CachesListed,
     CloseCache,
     Done,
+    LimitRows,
+    ListCaches,
     Loaded,
     LoadShard,
     Measured,
@@ -40,7 +45,7 @@ from protocols import limits
 from protocols.errors import LocalFault, Unavailable, WorkerDied
 from protocols.ids import SessionId
 from protocols.placement import LayerShape
-from protocols.seams import CacheSpec, ShardId, ShardLoaded, ShardSpec, StepResult
+from protocols.seams import CacheKey, CacheSpec, ShardId, ShardLoaded, ShardSpec, StepResult, WorkerMemory
 from protocols.tensor import Frame
 
 log = structlog.get_logger("inference.worker")
@@ -68,27 +73,32 @@ class _Stepping:
 
     link: WorkerLink
     call: Call
-    advance: Callable[[], None]
 
     async def result(self) -> StepResult:
         answer, out = await self.link.answer(self.call)
         stepped = _expected(answer, Stepped)
-        self.advance()
-        return StepResult(out, stepped.token, stepped.step_ms)
+        return StepResult(out, stepped.token, stepped.step_ms, stepped.step_rows)
 
 
 class WorkerClient:
-    """Implements `protocols.seams.ShardWorker` while `run` runs."""
+    """Implements `protocols.seams.ShardWorker` while `run` runs.
 
-    def __init__(self, spawn: Spawn, memory_bytes: int) -> None:
+    `memory_bytes` is what the process may use for shards and caches, `room_bytes` how many the machine has for more of them.
+    """
+
+    def __init__(
+        self, spawn: Spawn, memory_bytes: int, room_bytes: Callable[[], int] = lambda: sys.maxsize
+    ) -> None:
         self._spawn = spawn
-        self._memory_bytes = memory_bytes
+        self._room_bytes = room_bytes
+        self._books = WorkerBooks(memory_bytes)
         self._link: WorkerLink | None = None
         self._has_been_up = False
         self._died = trio.Event()
-        self._shard_bytes: dict[ShardId, int] = {}
-        self._kv_bytes: dict[tuple[ShardId, SessionId, int], int] = {}
         self._layers_done: dict[tuple[SessionId, int], int] = {}
+        self._layers_for_nobody = (
+            0  # of caches that were closed meanwhile: whoever waits behind them is not stuck
+        )
         self.pid: int | None = None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -118,7 +128,17 @@ class WorkerClient:
         return (await self._ask(MeasureLayer(shape), Measured)).layer_ms
 
     def free_bytes(self) -> int:
-        return self._memory_bytes - sum(self._shard_bytes.values()) - sum(self._kv_bytes.values())
+        books = self._books
+        return min(books.free_bytes, max(0, self._room_bytes() - books.promised_bytes))
+
+    def memory(self) -> WorkerMemory:
+        return self._books.memory()
+
+    async def caches(self) -> tuple[CacheKey, ...]:
+        return (await self._ask(ListCaches(), CachesListed)).caches
+
+    async def limit_rows(self, rows: int | None) -> None:
+        await self._ask(LimitRows(rows), Done)
 
     def waiting(self) -> int:
         return max(0, self._link.unanswered - 1) if self._link is not None else 0
@@ -127,45 +147,53 @@ class WorkerClient:
         async with self._undone_by(UnloadShard(spec.shard)):
             loaded = (await self._ask(LoadShard(spec), Loaded, on_progress=on_progress)).loaded
         self._forget_caches(spec.shard)
-        self._shard_bytes[spec.shard] = loaded.resident_bytes
+        self._books.loaded(spec.shard, loaded.resident_bytes)
         return loaded
 
     async def unload(self, shard: ShardId) -> None:
         await self._ask(UnloadShard(shard), Done)
-        self._shard_bytes.pop(shard, None)
+        self._books.unloaded(shard)
         self._forget_caches(shard)
 
     async def open_cache(self, shard: ShardId, session: SessionId, stage: int, spec: CacheSpec) -> None:
         async with self._undone_by(CloseCache(shard, session, stage)):
             opened = await self._ask(OpenCache(shard, session, stage, spec), CacheOpened)
-        self._kv_bytes[shard, session, stage] = opened.kv_bytes
-        self._layers_done[session, stage] = 0
+        self._books.opened((shard, session, stage), opened.kv_bytes, spec.rows_max)
+        self._layers_done[session, stage] = -self._layers_for_nobody
 
     async def step(self, shard: ShardId, frame: Frame) -> StepResult:
         return await self.start_step(shard, frame).result()
 
-    def start_step(self, shard: ShardId, frame: Frame) -> _Stepping:
-        key = (frame.header.session, frame.header.stage)
-        told = 0
+    def start_step(
+        self, shard: ShardId, frame: Frame, on_end: Callable[[], None] = lambda: None
+    ) -> _Stepping:
+        link, header = self._up(), frame.header
+        key = (header.session, header.stage)
+        left = shard.range.layers * turns_of(header.position, header.rows)
 
-        def advance(done: int, _total: int) -> None:
-            nonlocal told
-            if key in self._layers_done:
-                self._layers_done[key] += done - told
-            told = done
+        def on_work(layers: int) -> None:
+            nonlocal left
+            left -= layers
+            self._note_work(key, layers)
 
-        link = self._up()
-        call = link.post(Step(shard, frame.header, frame.tokens), frame.body, advance)
-        return _Stepping(link, call, partial(advance, shard.range.layers, shard.range.layers))
+        def end() -> None:
+            if isinstance(call.answer, Stepped):
+                self._note_work(key, left)
+                self._books.wrote((shard, *key), header.position + header.rows)
+            on_end()
+
+        call = link.post(Step(shard, header, frame.tokens), frame.body, on_work=on_work, on_end=end)
+        return _Stepping(link, call)
 
     async def close_cache(self, shard: ShardId, session: SessionId, stage: int) -> None:
         # Before the answer: the worker closes it whether or not somebody is left to hear so.
-        self._kv_bytes.pop((shard, session, stage), None)
+        self._books.closed((shard, session, stage))
         self._layers_done.pop((session, stage), None)
         await self._ask(CloseCache(shard, session, stage), Done)
 
     def work(self, session: SessionId, stage: int) -> int:
-        return self._layers_done.get((session, stage), 0)
+        done = self._layers_done.get((session, stage))
+        return 0 if done is None else done + self._layers_for_nobody
 
     async def wait_died(self) -> None:
         await self._died.wait()
@@ -211,15 +239,20 @@ class WorkerClient:
             raise WorkerDied("the worker process has ended and the next one is not up yet")
         return self._link
 
+    def _note_work(self, key: tuple[SessionId, int], layers: int) -> None:
+        if key in self._layers_done:
+            self._layers_done[key] += layers
+        else:
+            self._layers_for_nobody += layers
+
     def _forget_caches(self, shard: ShardId) -> None:
-        for key in [key for key in self._kv_bytes if key[0] == shard]:
-            del self._kv_bytes[key]
+        for key in self._books.caches_of(shard):
+            self._books.closed(key)
             self._layers_done.pop(key[1:], None)
 
     def _lose_everything(self) -> None:
         self._link = None
-        self._shard_bytes.clear()
-        self._kv_bytes.clear()
+        self._books.lost()
         self._layers_done.clear()
         self._died.set()
         self._died = trio.Event()

@@ -1,4 +1,4 @@
-"""One life of the torch process, seen from the daemon: requests go in, answers come out in the same order.
+"""One life of the torch process, seen from the daemon: requests go in, answers come out, matched by the number of the call.
 
 The rule of the file: no task stands between a caller and the socket. A call writes what the kernel takes at once, and only
 the rest of a large one is left to a writer task; this halves what a step costs over its arithmetic. A request that was begun
@@ -15,6 +15,7 @@ import msgspec
 import trio
 
 from inference.engine.worker_wire import (
+    CALLS,
     PREFIX,
     REPLIES,
     Advanced,
@@ -23,6 +24,7 @@ from inference.engine.worker_wire import (
     Ready,
     Reply,
     Request,
+    Worked,
     encode,
     parse_prefix,
 )
@@ -46,13 +48,21 @@ class Connection(Protocol):
 class Call:
     """A request on its way; `WorkerLink.answer` gives what comes back."""
 
-    __slots__ = ("answer", "answered", "on_progress", "out")
+    __slots__ = ("answer", "answered", "on_end", "on_progress", "on_work", "out")
 
-    def __init__(self, on_progress: Progress | None) -> None:
+    def __init__(
+        self, on_progress: Progress | None, on_work: Callable[[int], None] | None, on_end: Callable[[], None]
+    ) -> None:
         self.on_progress = on_progress
+        self.on_work = on_work
+        self.on_end = on_end
         self.answered = trio.Event()
         self.answer: Answer | None = None
         self.out = bytearray()
+
+    def end(self) -> None:
+        self.answered.set()
+        self.on_end()
 
 
 class WorkerLink:
@@ -60,7 +70,8 @@ class WorkerLink:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._unanswered: deque[Call] = deque()
+        self._unanswered: dict[int, Call] = {}
+        self._newest = 0  # the number of the last call; none has number 0
         self._unsent: deque[memoryview] = deque()
         self._has_unsent = trio.Event()
         self._buffer = memoryview(bytearray(READ_BYTES))
@@ -85,7 +96,8 @@ class WorkerLink:
     async def answer(self, call: Call) -> tuple[Answer, bytearray]:
         """To a call that was posted; raises as `call` does."""
         try:
-            await call.answered.wait()
+            if not call.answered.is_set():  # to wait for what is there would cost a turn of the scheduler
+                await call.answered.wait()
         finally:
             call.on_progress = None  # the answer to a caller that has gone is dropped
         if call.answer is None:
@@ -94,15 +106,27 @@ class WorkerLink:
             raise call.answer.as_error()
         return call.answer, call.out
 
-    def post(self, request: Request, body: Body = b"", on_progress: Progress | None = None) -> Call:
-        """Send a request without waiting. Raises `WorkerDied`, or `Overloaded` if too many wait already."""
+    def post(
+        self,
+        request: Request,
+        body: Body = b"",
+        on_progress: Progress | None = None,
+        on_work: Callable[[int], None] | None = None,
+        on_end: Callable[[], None] = lambda: None,
+    ) -> Call:
+        """Send a request without waiting. Raises `WorkerDied`, or `Overloaded` if too many wait already.
+
+        `on_progress` hears of a load while somebody waits for it, `on_work` of the layers of a step in any case, and `on_end`
+        when it is answered or never will be.
+        """
         if self.ended.is_set():
             raise WorkerDied("the worker process has ended")
         if len(self._unanswered) >= limits.WORKER_REQUESTS_MAX:
             raise Overloaded(f"{limits.WORKER_REQUESTS_MAX} requests wait for the worker")
-        call = Call(on_progress)
-        self._unanswered.append(call)
-        head = encode(request, len(body))
+        call = Call(on_progress, on_work, on_end)
+        self._newest = self._newest % (CALLS - 1) + 1
+        self._unanswered[self._newest] = call
+        head = encode(self._newest, request, len(body))
         if len(body) <= READ_BYTES:  # one copy is cheaper than a second system call
             self._put(memoryview(head + body))
         else:
@@ -129,8 +153,8 @@ class WorkerLink:
         finally:
             self.ended.set()
             self._starting.cancel()
-            for call in self._unanswered:
-                call.answered.set()
+            for call in self._unanswered.values():
+                call.end()
             self._unanswered.clear()
 
     def _put(self, data: memoryview) -> None:
@@ -161,7 +185,7 @@ class WorkerLink:
     async def _read(self) -> None:
         while True:
             try:
-                header_bytes, body_bytes = parse_prefix(await self._exactly(PREFIX.size))
+                header_bytes, body_bytes, number = parse_prefix(await self._exactly(PREFIX.size))
                 header = await self._exactly(header_bytes)
                 body = await self._exactly(body_bytes)
             except (EOFError, ConnectionResetError):
@@ -170,18 +194,25 @@ class WorkerLink:
                 reply = REPLIES.decode(header)
             except msgspec.DecodeError as error:
                 raise LocalFault(f"the worker wrote what this release cannot read: {error}") from error
-            self._take(reply, body)
+            try:
+                self._take(number, reply, body)
+            except KeyError as error:
+                raise LocalFault(f"the worker answered a call that was not made: {error}") from error
 
-    def _take(self, reply: Reply, body: bytearray) -> None:
+    def _take(self, number: int, reply: Reply, body: bytearray) -> None:
         if isinstance(reply, Ready):
             self._ready.set()
         elif isinstance(reply, Advanced):
-            if (on_progress := self._unanswered[0].on_progress) is not None:
+            if (on_progress := self._unanswered[number].on_progress) is not None:
                 on_progress(reply.done, reply.total)
+        elif isinstance(reply, Worked):
+            for each in reply.calls:
+                if (on_work := self._unanswered[each].on_work) is not None:
+                    on_work(reply.layers)
         else:
-            call = self._unanswered.popleft()
+            call = self._unanswered.pop(number)
             call.answer, call.out = reply, body
-            call.answered.set()
+            call.end()
 
     async def _exactly(self, count: int) -> bytearray:
         """Raises `EOFError` at the end of the stream."""

@@ -1,4 +1,8 @@
-"""The request loop of the torch process: one request, one answer, nothing at the same time.
+"""What the torch process does with requests: steps wait for their turns, all else is done at once.
+
+    receive --> take: a step joins the queue; anything else is answered, and what it closes drops the steps that wait there
+       ^          |  nothing more has arrived
+       '------ compute: one turn of the queue (inference/engine/batch.py)
 
 What a request breaks by being wrong is answered as `Failed` and harms nothing. What breaks by our own fault ends the
 process with its traceback: the daemon sees the socket close, and starts another.
@@ -6,19 +10,25 @@ process with its traceback: the daemon sees the socket close, and starts another
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import BinaryIO, Final, Protocol, assert_never
+from collections.abc import Callable, Sequence
+from typing import Protocol, assert_never
 
+from inference.engine.batch import StepQueue
+from inference.engine.cost_curve import BatchRows
+from inference.engine.gaps import Gaps
+from inference.engine.waiting import Body as Body
+from inference.engine.waiting import StepKey, WaitingStep
+from inference.engine.worker_socket import Connection
 from inference.engine.worker_wire import (
-    PREFIX,
-    REQUESTS,
     Advanced,
     Answer,
     CacheOpened,
+    CachesListed,
     CloseCache,
     Done,
     Failed,
+    LimitRows,
+    ListCaches,
     Loaded,
     LoadShard,
     Measured,
@@ -30,8 +40,7 @@ from inference.engine.worker_wire import (
     Step,
     Stepped,
     UnloadShard,
-    encode,
-    parse_prefix,
+    Worked,
 )
 from protocols import limits
 from protocols.errors import Unavailable, WeftError
@@ -41,8 +50,8 @@ from protocols.seams import CacheSpec, ShardId, ShardLoaded, ShardSpec
 from protocols.tensor import Frame
 
 CacheKey = tuple[SessionId, int]
-Body = bytes | bytearray | memoryview
-JOINED_BYTES_MAX: Final = 64 * limits.KIB  # below this, one copy is cheaper than a second system call
+StepOutput = tuple[Body, int | None]
+"""Output rows, and the token that was asked for."""
 
 
 class Engine(Protocol):
@@ -50,6 +59,11 @@ class Engine(Protocol):
 
     @property
     def loaded(self) -> ShardLoaded: ...
+
+    @property
+    def batch_rows(self) -> BatchRows:
+        """How many rows are worth computing together."""
+
     def open_cache(self, key: CacheKey, spec: CacheSpec) -> int:
         """The bytes that are now reserved for it."""
 
@@ -57,8 +71,10 @@ class Engine(Protocol):
     def close(self) -> None:
         """Give back the memory of the shard and its caches."""
 
-    def step(self, key: CacheKey, frame: Frame, on_layer: Callable[[], None]) -> tuple[Body, int | None]:
-        """`on_layer` after every layer of the shard."""
+    def step_together(
+        self, work: Sequence[tuple[CacheKey, Frame]], on_layer: Callable[[], None]
+    ) -> Sequence[StepOutput | WeftError]:
+        """What each frame comes to, or what is wrong with it; `on_layer` after every layer of the shard."""
 
 
 class Engines(Protocol):
@@ -68,85 +84,131 @@ class Engines(Protocol):
     def measure_layer(self, shape: LayerShape) -> float: ...
 
 
-class Connection:
-    """Whole messages over a blocking socket."""
+class Daemon(Protocol):
+    """Whom replies go to."""
 
-    def __init__(self, reader: BinaryIO, send_all: Callable[[Body], None]) -> None:
-        self._reader = reader
-        self._send_all = send_all
+    def send(self, replies: Sequence[tuple[int, Reply, Body]]) -> None:
+        """Each with its call."""
 
-    def receive(self) -> tuple[Request, bytearray] | None:
-        """None when the daemon has closed its end or is gone."""
-        prefix = self._reader.read(PREFIX.size)
-        if len(prefix) < PREFIX.size:
-            return None
-        header_bytes, body_bytes = parse_prefix(prefix)
-        header, body = self._reader.read(header_bytes), bytearray(body_bytes)
-        if len(header) < header_bytes or _fill(self._reader, body) < body_bytes:
-            return None
-        return REQUESTS.decode(header), body
-
-    def send(self, reply: Reply, body: Body = b"") -> None:
-        head = encode(reply, len(body))
-        if len(body) <= JOINED_BYTES_MAX:
-            self._send_all(head + bytes(body))
-        else:
-            self._send_all(head)
-            self._send_all(body)
+    def pull(self) -> None:
+        """Called now and then during a turn."""
 
 
-def _fill(reader: BinaryIO, body: bytearray) -> int:
-    return reader.readinto(body) if body else 0  # type: ignore[attr-defined]
-
-
-@dataclass(slots=True)
-class _Held:
-    engine: Engine
-    caches: set[CacheKey] = field(default_factory=set)
+def run(connection: Connection, engines: Engines, now: Callable[[], float]) -> None:
+    """Serve until the daemon is gone, which raises `EOFError` or what the socket raises."""
+    server = Server(connection, engines, now)
+    connection.send([(0, Ready(), b"")])
+    while True:
+        while (arrived := connection.receive(waits=server.is_idle)) is not None:
+            server.take(*arrived)
+        server.compute()
 
 
 class Server:
-    """Shards and their caches, served until the connection ends."""
+    """Shards, their caches, and the steps that wait."""
 
-    def __init__(self, connection: Connection, engines: Engines, now: Callable[[], float]) -> None:
-        self._connection = connection
+    def __init__(self, daemon: Daemon, engines: Engines, now: Callable[[], float]) -> None:
+        self._daemon = daemon
         self._engines = engines
         self._now = now
-        self._shards: dict[ShardId, _Held] = {}
+        self._shards: dict[ShardId, Engine] = {}
+        self._queue = StepQueue()
+        self._gaps = Gaps()
         self._told_at = 0.0
 
-    def run(self) -> None:
-        self._connection.send(Ready())
-        while (received := self._connection.receive()) is not None:
-            request, body = received
-            self._told_at = self._now()
-            try:
-                answer, out = self._answer(request, body)
-            except WeftError as error:
-                answer, out = Failed(type(error).__name__, str(error)), b""
-            except MemoryError:
-                answer, out = Failed("Overloaded", "the machine has no memory left for it"), b""
-            self._connection.send(answer, out)
+    @property
+    def is_idle(self) -> bool:
+        """Whether no step waits."""
+        return self._queue.is_idle
 
-    def _answer(self, request: Request, body: bytearray) -> tuple[Answer, Body]:
+    def take(self, call: int, request: Request, body: bytearray) -> None:
+        """Answer a request, or have a step wait for its turn."""
+        try:
+            if isinstance(request, Step):
+                header = request.header
+                key = (request.shard, header.session, header.stage)
+                self._queue.add(WaitingStep(key, call, Frame(header, request.tokens, body)))
+                return
+            self._told_at = self._now()
+            answer = self._answer(call, request)
+        except WeftError as error:
+            answer = _failed(error)
+        except MemoryError:
+            answer = _OUT_OF_MEMORY
+        self._daemon.send([(call, answer, b"")])
+
+    def compute(self) -> None:
+        """A turn of what waits."""
+        steps = self._queue.next()
+        if not steps:
+            return
+        step_rows = sum(step.rows for step in steps)
+        began = self._told_at = self._now()
+        self._gaps.begin((steps[0].key[0], not steps[0].is_short), began)
+        outcomes = self._step_together(steps)
+        ended = self._now()
+        self._gaps.advance(ended)
+        step_ms = 1000 * max(ended - began, self._gaps.longest_s)
+        replies: list[tuple[int, Reply, Body]] = []
+        for step, outcome in zip(steps, outcomes, strict=True):
+            if isinstance(outcome, Failed):
+                step.is_over = True
+                replies.append((step.call, outcome, b""))
+                continue
+            out, token = outcome
+            step.add(out)
+            if step.is_over:
+                replies.append((step.call, Stepped(token, step_ms, step_rows), step.out))
+        self._queue.done(steps)
+        self._daemon.send(replies)
+
+    def _step_together(self, steps: Sequence[WaitingStep]) -> Sequence[StepOutput | Failed]:
+        calls, untold = tuple(step.call for step in steps), 0
+
+        def on_layer() -> None:
+            nonlocal untold
+            untold += 1
+            now = self._now()
+            self._gaps.advance(now)
+            if self._is_time_to_tell(now):
+                self._daemon.send([(0, Worked(calls, untold), b"")])
+                untold = 0
+            self._daemon.pull()
+
+        engine = self._shards[steps[0].key[0]]
+        try:
+            outcomes = engine.step_together([(step.key[1:], step.piece()) for step in steps], on_layer)
+        except MemoryError:
+            return [_OUT_OF_MEMORY] * len(steps)
+        return [_failed(outcome) if isinstance(outcome, WeftError) else outcome for outcome in outcomes]
+
+    # All else --------------------------------------------------------------------------------------------------------
+
+    def _answer(
+        self,
+        call: int,
+        request: LoadShard | UnloadShard | OpenCache | CloseCache | ListCaches | MeasureLayer | LimitRows,
+    ) -> Answer:
         match request:
-            case Step():
-                return self._step(request, body)
             case LoadShard(spec):
-                return self._load(spec), b""
+                return self._load(call, spec)
             case UnloadShard(shard):
                 self._unload(shard)
             case OpenCache(shard, session, stage, spec):
-                return CacheOpened(self._open_cache(shard, (session, stage), spec)), b""
+                return self._open_cache((shard, session, stage), spec)
             case CloseCache(shard, session, stage):
-                self._close_cache(shard, (session, stage))
+                self._close_cache((shard, session, stage))
+            case ListCaches():
+                return CachesListed(self._queue.caches)
             case MeasureLayer(shape):
-                return Measured(self._engines.measure_layer(shape)), b""
+                return Measured(self._engines.measure_layer(shape))
+            case LimitRows(rows):
+                self._queue.limit(rows)
             case _:
                 assert_never(request)
-        return Done(), b""
+        return Done()
 
-    def _load(self, spec: ShardSpec) -> Loaded:
+    def _load(self, call: int, spec: ShardSpec) -> Loaded:
         # The old one goes first, so that a second load of the same shard does not need twice the memory.
         self._unload(spec.shard)
         last_total = 0
@@ -154,54 +216,50 @@ class Server:
         def tell(done: int, total: int) -> None:
             nonlocal last_total
             last_total = total
-            self._tell(done, total)
+            if self._is_time_to_tell(self._now()):
+                self._daemon.send([(call, Advanced(done, total), b"")])
 
         engine = self._engines.load(spec, tell)
-        self._shards[spec.shard] = _Held(engine)
-        self._connection.send(Advanced(last_total, last_total))
+        self._shards[spec.shard] = engine
+        self._queue.hold(spec.shard, engine.batch_rows)
+        self._daemon.send([(call, Advanced(last_total, last_total), b"")])
         return Loaded(engine.loaded)
 
     def _unload(self, shard: ShardId) -> None:
-        held = self._shards.pop(shard, None)
-        if held is not None:
-            held.engine.close()
+        engine = self._shards.pop(shard, None)
+        if engine is not None:
+            self._drop(self._queue.release(shard), "the layers were unloaded before the step had its turn")
+            self._gaps.forget(shard)
+            engine.close()
 
-    def _step(self, request: Step, body: bytearray) -> tuple[Stepped, Body]:
-        header = request.header
-        held, key = self._held(request.shard), (header.session, header.stage)
-        if key not in held.caches:
-            raise Unavailable("the worker has no cache for that session and stage")
-        layers, began = request.shard.range.layers, self._now()
-        done = 0
-
-        def on_layer() -> None:
-            nonlocal done
-            done += 1
-            self._tell(done, layers)
-
-        out, token = held.engine.step(key, Frame(header, request.tokens, body), on_layer)
-        return Stepped(token, (self._now() - began) * 1000), out
-
-    def _open_cache(self, shard: ShardId, key: CacheKey, spec: CacheSpec) -> int:
-        held = self._held(shard)
-        self._close_cache(shard, key)
-        kv_bytes = held.engine.open_cache(key, spec)
-        held.caches.add(key)
-        return kv_bytes
-
-    def _close_cache(self, shard: ShardId, key: CacheKey) -> None:
-        held = self._shards.get(shard)
-        if held is not None and key in held.caches:
-            held.caches.remove(key)
-            held.engine.close_cache(key)
-
-    def _held(self, shard: ShardId) -> _Held:
+    def _open_cache(self, key: StepKey, spec: CacheSpec) -> CacheOpened:
+        shard, session, stage = key
         if shard not in self._shards:
             raise Unavailable(f"the worker does not hold layers {shard.range} of that model")
-        return self._shards[shard]
+        self._close_cache(key)
+        kv_bytes = self._shards[shard].open_cache((session, stage), spec)
+        self._queue.open(key, spec)
+        return CacheOpened(kv_bytes)
 
-    def _tell(self, done: int, total: int) -> None:
-        now = self._now()
-        if now - self._told_at >= limits.WORKER_PROGRESS_S:
-            self._told_at = now
-            self._connection.send(Advanced(done, total))
+    def _close_cache(self, key: StepKey) -> None:
+        shard, session, stage = key
+        if self._queue.is_open(key):
+            self._drop(self._queue.close(key), "the session was closed before the step had its turn")
+            self._shards[shard].close_cache((session, stage))
+
+    def _drop(self, steps: Sequence[WaitingStep], reason: str) -> None:
+        if steps:
+            self._daemon.send([(step.call, Failed("Unavailable", reason), b"") for step in steps])
+
+    def _is_time_to_tell(self, now: float) -> bool:
+        if now - self._told_at < limits.WORKER_PROGRESS_S:
+            return False
+        self._told_at = now
+        return True
+
+
+def _failed(error: WeftError) -> Failed:
+    return Failed(type(error).__name__, str(error))
+
+
+_OUT_OF_MEMORY = Failed("Overloaded", "the machine has no memory left for it")

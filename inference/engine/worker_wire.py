@@ -2,9 +2,11 @@
 
     4 bytes  header length, big-endian      the header: one MessagePack message of the unions below
     4 bytes  body length                    the body: raw tensor bytes, or nothing
+    4 bytes  the call                       a number that the daemon gives a request; its replies carry the same
 
-Requests are answered in the order they were sent, each by exactly one `Answer`; before it any number of `Advanced` may
-come, which belong to the oldest request that has no answer yet. Both ends are this release, so nothing here is versioned.
+Every request is answered by exactly one `Answer`, steps in the order in which they have their turns, all else at once;
+before it any number of `Advanced` may come for a load, and of `Worked` for a step. Both ends are this release, so nothing
+here is versioned.
 """
 
 from __future__ import annotations
@@ -18,10 +20,11 @@ from protocols import errors, limits
 from protocols.errors import LocalFault, WeftError
 from protocols.ids import SessionId
 from protocols.placement import LayerShape
-from protocols.seams import CacheSpec, ShardId, ShardLoaded, ShardSpec
+from protocols.seams import CacheKey, CacheSpec, ShardId, ShardLoaded, ShardSpec
 from protocols.tensor import Header
 
-PREFIX: Final = struct.Struct(">II")
+PREFIX: Final = struct.Struct(">III")
+CALLS: Final = 1 << 32
 
 
 class LoadShard(msgspec.Struct, frozen=True, array_like=True, tag="load"):
@@ -45,6 +48,16 @@ class CloseCache(msgspec.Struct, frozen=True, array_like=True, tag="close"):
     stage: int
 
 
+class ListCaches(msgspec.Struct, frozen=True, array_like=True, tag="caches"):
+    """Which are open, whoever opened them."""
+
+
+class LimitRows(msgspec.Struct, frozen=True, array_like=True, tag="limit"):
+    """At most that many rows in a turn; None: as many as are worth it."""
+
+    rows: int | None
+
+
 class Step(msgspec.Struct, frozen=True, array_like=True, tag="step"):
     """A frame without its extension; its body follows."""
 
@@ -57,7 +70,7 @@ class MeasureLayer(msgspec.Struct, frozen=True, array_like=True, tag="measure"):
     shape: LayerShape
 
 
-Request = LoadShard | UnloadShard | OpenCache | CloseCache | Step | MeasureLayer
+Request = LoadShard | UnloadShard | OpenCache | CloseCache | Step | MeasureLayer | ListCaches | LimitRows
 
 
 class Ready(msgspec.Struct, frozen=True, array_like=True, tag="ready"):
@@ -65,10 +78,17 @@ class Ready(msgspec.Struct, frozen=True, array_like=True, tag="ready"):
 
 
 class Advanced(msgspec.Struct, frozen=True, array_like=True, tag="advanced"):
-    """Bytes of a load, or layers of a step; not more often than every `WORKER_PROGRESS_S`."""
+    """Bytes of a load; not more often than every `WORKER_PROGRESS_S`, and once at its end."""
 
     done: int
     total: int
+
+
+class Worked(msgspec.Struct, frozen=True, array_like=True, tag="worked"):
+    """So many more layers are computed of the turn that all these calls share, which its prefix leaves out; as often."""
+
+    calls: tuple[int, ...]
+    layers: int
 
 
 class Done(msgspec.Struct, frozen=True, array_like=True, tag="done"):
@@ -85,11 +105,20 @@ class CacheOpened(msgspec.Struct, frozen=True, array_like=True, tag="opened"):
     kv_bytes: int
 
 
+class CachesListed(msgspec.Struct, frozen=True, array_like=True, tag="listed"):
+    caches: tuple[CacheKey, ...]
+
+
 class Stepped(msgspec.Struct, frozen=True, array_like=True, tag="stepped"):
-    """The output rows follow as the body."""
+    """The output rows follow as the body. `step_rows` are those of the turn that it shared with others, of several the last.
+
+    `step_ms` is what that turn took, or if that is longer the longest time that the worker lately went without an advance, in
+    whosever turn: whoever waits for three times as long takes nobody for dead who only waits for a chunk of others.
+    """
 
     token: int | None
     step_ms: float
+    step_rows: int
 
 
 class Measured(msgspec.Struct, frozen=True, array_like=True, tag="measured"):
@@ -109,24 +138,24 @@ class Failed(msgspec.Struct, frozen=True, array_like=True, tag="failed"):
         return LocalFault(self.message)
 
 
-Answer = Done | Loaded | CacheOpened | Stepped | Measured | Failed
-Reply = Ready | Advanced | Answer
+Answer = Done | Loaded | CacheOpened | CachesListed | Stepped | Measured | Failed
+Reply = Ready | Advanced | Worked | Answer
 
 REQUESTS: Final[msgspec.msgpack.Decoder[Request]] = msgspec.msgpack.Decoder(Request)
 REPLIES: Final[msgspec.msgpack.Decoder[Reply]] = msgspec.msgpack.Decoder(Reply)
 _encoder: Final = msgspec.msgpack.Encoder()
 
 
-def encode(message: Request | Reply, body_bytes: int = 0) -> bytes:
+def encode(call: int, message: Request | Reply, body_bytes: int = 0) -> bytes:
     """Prefix and header; the body of `body_bytes` follows as it is."""
     header = _encoder.encode(message)
     assert len(header) <= limits.WORKER_HEADER_BYTES_MAX
-    return PREFIX.pack(len(header), body_bytes) + header
+    return PREFIX.pack(len(header), body_bytes, call) + header
 
 
-def parse_prefix(prefix: bytes | bytearray) -> tuple[int, int]:
-    """The lengths of header and body; raises `LocalFault` for what this release cannot have written."""
-    header_bytes, body_bytes = PREFIX.unpack(prefix)
+def parse_prefix(prefix: bytes | bytearray) -> tuple[int, int, int]:
+    """The lengths of header and body, and the call; raises `LocalFault` for what this release cannot have written."""
+    header_bytes, body_bytes, call = PREFIX.unpack(prefix)
     if header_bytes > limits.WORKER_HEADER_BYTES_MAX or body_bytes > limits.BODY_BYTES_MAX:
         raise LocalFault("something else than weft writes into the worker's socket")
-    return header_bytes, body_bytes
+    return header_bytes, body_bytes, call

@@ -1,4 +1,4 @@
-"""The decoder layer of Llama and Qwen3, written for shards: h = x + attention(norm(x)); y = h + ffn(norm(h)).
+"""One decoder layer for all families: h = x + attention(norm(x)); y = h + ffn(norm(h)), and what a `Design` changes in it.
 
 Query, key and value are one product, gate and up another. Grouped queries of a key head are handed to attention as one
 longer query, so that keys are neither repeated nor slowly broadcast. Keys and values go straight into the cache.
@@ -18,10 +18,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from inference.model.config import ModelConfig
-from inference.model.rope import rotate
+from inference.model.families import Activation
+from inference.model.rope import Angles, rotate
+from inference.model.step_plan import Span, StepPlan
 
 Linear = Callable[[Tensor], Tensor]
 """A product with a fixed weight: [rows, inputs] -> [rows, outputs]."""
+
+Ffn = Callable[[Tensor, int], Tensor]
+"""[rows, hidden] -> the same shape; how many of the rows are real, the others may come to anything finite."""
 
 
 class LayerKv(Protocol):
@@ -30,70 +35,55 @@ class LayerKv(Protocol):
     def write(self, position: int, keys: Tensor, values: Tensor) -> None:
         """Both [rows, kv_heads, head_dim]."""
 
-    def read(self, end: int) -> tuple[Tensor, Tensor]:
-        """Those before `end`, each [1, kv_heads, end, head_dim]."""
+    def read(self, end: int, first: int = 0) -> tuple[Tensor, Tensor]:
+        """Those from `first` to `end` - 1, each [1, kv_heads, end - first, head_dim]."""
 
 
 @dataclass(frozen=True, slots=True)
 class LayerParts:
-    """What a layer computes with; products are ready to call, norms are plain weights."""
+    """What a layer computes with; products are ready to call, norms are weights as `rms_norm` takes them."""
 
     input_norm: Tensor
     qkv: Linear  # hidden -> (heads + 2 kv_heads) * head_dim
     output: Linear  # heads * head_dim -> hidden
     ffn_norm: Tensor
-    gate_up: Linear  # hidden -> 2 ffn
-    down: Linear  # ffn -> hidden
+    ffn: Ffn
     query_norm: Tensor | None = None  # [head_dim]
     key_norm: Tensor | None = None
+    after_attention_norm: Tensor | None = None  # [hidden]
+    after_ffn_norm: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
-    """Rows that attend in one call: `start` to `end` - 1 by position. `mask` is None for a lone row."""
+class DenseFfn:
+    """down(activation(gate) * up), all rows through the same weights."""
 
-    start: int
-    end: int
-    mask: Tensor | None  # [group * rows, end], 0 or -inf
+    gate_up: Linear  # hidden -> 2 ffn
+    down: Linear  # ffn -> hidden
+    activation: Activation = Activation.SILU
 
-
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """The rows of one sequence in a step: `rows` of them from row `start` of x on, at `position` of the sequence."""
-
-    start: int
-    position: int
-    rows: int
-    spans: tuple[Span, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class StepPlan:
-    """How the rows of a step are computed: blocks of the padded rows, and segments of the real ones."""
-
-    blocks: tuple[slice, ...]
-    segments: tuple[Segment, ...]
-    cos: Tensor  # [padded rows, 1, head_dim]
-    sin: Tensor
-
-    @property
-    def rows(self) -> int:
-        """The real ones."""
-        return self.segments[-1].start + self.segments[-1].rows
+    def __call__(self, x: Tensor, rows: int) -> Tensor:
+        del rows  # padding costs nothing here
+        return self.down(gated(self.gate_up(x), self.activation))
 
 
 class DecoderLayer:
-    """One layer with its weights."""
+    """One layer with its weights; `kind` is an index of `config.kinds`."""
 
-    def __init__(self, config: ModelConfig, parts: LayerParts) -> None:
+    def __init__(self, config: ModelConfig, parts: LayerParts, kind: int = 0) -> None:
         self._config = config
         self._parts = parts
+        self._kind = kind
+        self._scale = config.score_scale
+        self._cap = config.design.score_cap
 
     def forward(self, x: Tensor, plan: StepPlan, kvs: Sequence[LayerKv]) -> Tensor:
         """x [padded rows, hidden] -> the same shape; keys and values of the real rows are in `kvs` afterwards, which has
         one for every segment."""
         heads, kv_heads = self._config.heads, self._config.kv_heads
-        qkv = joined([self._project(x[block], plan.cos[block], plan.sin[block]) for block in plan.blocks])
+        blocks = plan.cut(x)
+        angles = plan.angles[self._kind]
+        qkv = joined([self._project(*each) for each in zip(blocks, angles, strict=True)])
         q, k, v = torch.split(qkv, [heads, kv_heads, kv_heads], 1)
         attended = x.new_zeros(len(x), heads * self._config.head_dim)
         for segment, kv in zip(plan.segments, kvs, strict=True):
@@ -103,9 +93,10 @@ class DecoderLayer:
                 at = segment.start - segment.position
                 rows = slice(at + span.start, at + span.end)
                 attended[rows] = self._attend(q[rows], span, kv)
-        return joined([self._finish(x[block], attended[block]) for block in plan.blocks])
+        cut = zip(plan.blocks, blocks, plan.cut(attended), strict=True)
+        return joined([self._finish(x, y, min(plan.rows - block.start, len(x))) for block, x, y in cut])
 
-    def _project(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def _project(self, x: Tensor, angles: Angles) -> Tensor:
         """[rows, hidden] -> turned queries and keys, and values: [rows, heads + 2 kv_heads, head_dim]."""
         config, parts = self._config, self._parts
         turned = config.heads + config.kv_heads
@@ -117,39 +108,65 @@ class DecoderLayer:
             qk = torch.cat([q, k], 1)
         else:
             qk = y[:, :turned]
-        return torch.cat([rotate(qk, cos, sin), y[:, turned:]], 1)
+        return torch.cat([rotate(qk, *angles), y[:, turned:]], 1)
 
     def _attend(self, queries: Tensor, span: Span, kv: LayerKv) -> Tensor:
-        """queries [rows, heads, head_dim] -> [rows, heads * head_dim], over all keys before `span.end`."""
+        """queries [rows, heads, head_dim] -> [rows, heads * head_dim], over the keys that the layer's kind lets them see."""
         rows, kv_heads, head_dim = len(queries), self._config.kv_heads, self._config.head_dim
-        keys, values = kv.read(span.end)  # [1, kv_heads, span.end, head_dim]
+        view = span.views[self._kind]
+        keys, values = kv.read(span.end, view.first)  # [1, kv_heads, keys, head_dim]
+        if rows == 1:  # as below, where nothing needs to change places
+            q = queries.view(1, kv_heads, -1, head_dim)
+            return attention(q, keys, values, view.mask, self._scale, self._cap).view(1, -1)
         q = queries.reshape(rows, kv_heads, -1, head_dim).permute(
             1, 2, 0, 3
         )  # [kv_heads, group, rows, head_dim]
         q = q.reshape(1, kv_heads, -1, head_dim)
-        out = functional.scaled_dot_product_attention(q, keys, values, attn_mask=span.mask)
+        out = attention(q, keys, values, view.mask, self._scale, self._cap)
         return out.view(kv_heads, -1, rows, head_dim).permute(2, 0, 1, 3).reshape(rows, -1)
 
-    def _finish(self, x: Tensor, attended: Tensor) -> Tensor:
-        parts = self._parts
-        h = x + parts.output(attended)
-        return h + parts.down(gated(parts.gate_up(rms_norm(h, parts.ffn_norm, self._config.norm_eps))))
+    def _finish(self, x: Tensor, attended: Tensor, rows: int) -> Tensor:
+        parts, eps = self._parts, self._config.norm_eps
+        h = parts.output(attended)
+        if parts.after_attention_norm is not None:
+            h = rms_norm(h, parts.after_attention_norm, eps)
+        h = x + h
+        y = parts.ffn(rms_norm(h, parts.ffn_norm, eps), rows)
+        if parts.after_ffn_norm is not None:
+            y = rms_norm(y, parts.after_ffn_norm, eps)
+        return h + y
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Over the last dimension. With a weight in float32 the rows are rounded to their own type once, at the end."""
+    if weight.dtype is not x.dtype:
+        return functional.rms_norm(x.float(), weight.shape, weight, eps).to(x.dtype)
     return functional.rms_norm(x, weight.shape, weight, eps)
 
 
-def gated(gate_up: Tensor) -> Tensor:
+def gated(gate_up: Tensor, activation: Activation = Activation.SILU) -> Tensor:
     """[rows, 2 ffn] -> [rows, ffn]"""
     gate, up = gate_up.chunk(2, -1)
-    return functional.silu(gate) * up
+    if activation is Activation.SILU:
+        return functional.silu(gate) * up
+    return functional.gelu(gate, approximate="tanh") * up
 
 
-def causal_mask(start: int, end: int, group: int, dtype: torch.dtype) -> Tensor:
-    """What rows `start` to `end` - 1 may not see, once per query head of a group: [group * rows, end]."""
-    hidden = torch.full((end - start, end), float("-inf"), dtype=dtype).triu(start + 1)
-    return hidden.repeat(group, 1)
+def attention(
+    q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scale: float, cap: float
+) -> Tensor:
+    """q [1, kv_heads, queries, head_dim] over keys and values [1, kv_heads, keys, head_dim]; the shape of q."""
+    if not cap:
+        return functional.scaled_dot_product_attention(q, keys, values, attn_mask=mask, scale=scale)
+    scores = torch.matmul(q, keys.transpose(-1, -2)).float().mul_(scale / cap).tanh_().mul_(cap)
+    if mask is not None:
+        scores += mask
+    return torch.matmul(scores.softmax(-1).to(q.dtype), values)
+
+
+def soft_capped(logits: Tensor, cap: float) -> Tensor:
+    """cap * tanh(logits / cap), in float32."""
+    return (logits.float() / cap).tanh_().mul_(cap)
 
 
 def joined(parts: Sequence[Tensor]) -> Tensor:

@@ -1,47 +1,23 @@
-"""What a Hugging Face `config.json` says about a decoder, checked and bounded; no torch here.
-
-Two families are known: Llama (`LlamaForCausalLM`) and Qwen3 (`Qwen3ForCausalLM`, which normalises every query and key
-head). Whatever would change the arithmetic and is not built (biases, sliding windows, other rotary scalings) is refused
-by name, because a model that runs wrongly is worse than one that does not run.
+"""A decoder's sizes, and from them the names and shapes of its tensors; no torch here.
 
 A layer range that starts at 0 needs the embedding as well, and one that ends the model the last norm and the head; with
-tied weights the head *is* the embedding, and both ends need it.
+tied weights the head *is* the embedding, and both ends need it. All layers of a model have the same tensors.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import Any, Final
+from functools import lru_cache
+from typing import Final
 
-import msgspec
-
-from protocols import limits
-from protocols.errors import Malformed, UserError
+from inference.model.families import LLAMA, Design, LayerKind
+from inference.model.precision import Precision, precision_of
+from protocols.errors import Malformed
 from protocols.placement import LayerRange, LayerShape
 
-FAMILIES: Final = {"llama": "LlamaForCausalLM", "qwen3": "Qwen3ForCausalLM"}
-ITEM_BYTES: Final = {"f32": 4, "bf16": 2}
 EMBEDDING: Final = "model.embed_tokens.weight"
 NORM: Final = "model.norm.weight"
 HEAD: Final = "lm_head.weight"
-
-_VOCABULARY_MAX: Final = 1 << 22
-_CONTEXT_MAX: Final = 1 << 24
-_FFN_MAX: Final = 1 << 18  # as LayerShape bounds it
-_HEADS_MAX: Final = 1024
-_HEAD_DIM_MAX: Final = 1024
-_EOS_MAX: Final = 64  # as OpenStage bounds stop ids
-
-
-@dataclass(frozen=True, slots=True)
-class Llama3Scaling:
-    """Rotary frequencies stretched by wavelength, as Llama 3.1 does it."""
-
-    factor: float
-    low_freq_factor: float
-    high_freq_factor: float
-    original_context: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,18 +34,29 @@ class ModelConfig:
     ffn: int
     context: int
     norm_eps: float
-    rope_theta: float
-    rope_scaling: Llama3Scaling | None
     tied: bool
     eos_ids: tuple[int, ...]
-
-    @property
-    def has_head_norms(self) -> bool:
-        return self.family == "qwen3"
+    kinds: tuple[LayerKind, ...]
+    kind_of_layer: tuple[int, ...]  # an index of `kinds` for every layer
+    design: Design = LLAMA
 
     @property
     def whole(self) -> LayerRange:
         return LayerRange(0, self.layers)
+
+    @property
+    def head_name(self) -> str:
+        return EMBEDDING if self.tied else HEAD
+
+    @property
+    def group(self) -> int:
+        """How many query heads share a key head."""
+        return self.heads // self.kv_heads
+
+    @property
+    def score_scale(self) -> float:
+        scalar = self.design.query_scalar
+        return float((self.head_dim if scalar is None else scalar) ** -0.5)
 
     def check_range(self, layer_range: LayerRange) -> None:
         """Raises `Malformed` unless the range is one of this model's."""
@@ -81,16 +68,12 @@ class ModelConfig:
         self.check_range(layer_range)
         names = [EMBEDDING] if layer_range.start == 0 else []
         for layer in range(layer_range.start, layer_range.end):
-            names += (f"model.layers.{layer}.{part}" for part in self._layer_parts())
+            names += (f"model.layers.{layer}.{part}" for part in _layer_parts(self))
         if layer_range.end == self.layers:
             names.append(NORM)
-            if self.head_name not in names:
+            if layer_range.start > 0 or not self.tied:
                 names.append(self.head_name)
         return tuple(names)
-
-    @property
-    def head_name(self) -> str:
-        return EMBEDDING if self.tied else HEAD
 
     def expected_shape(self, name: str) -> tuple[int, ...]:
         """The shape that the tensor must have. Raises `Malformed` for a name that is not of this model."""
@@ -102,197 +85,107 @@ class ModelConfig:
         if name in ends:
             return ends[name]
         layer, _, part = name.removeprefix("model.layers.").partition(".")
-        parts = self._layer_parts()
+        parts = _layer_parts(self)
         if part not in parts or not layer.isdecimal() or int(layer) >= self.layers:
             raise Malformed(f"a model of this configuration has no tensor {name}")
         return parts[part]
 
+    def products(self) -> tuple[tuple[int, int], ...]:
+        """(outputs, inputs) of the products of a layer, each shape once."""
+        queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        experts = self.design.experts
+        ffn = experts.ffn if experts is not None else self.ffn
+        shapes = [
+            (queries + 2 * keys, self.hidden),
+            (self.hidden, queries),
+            (2 * ffn, self.hidden),
+            (self.hidden, ffn),
+        ]
+        if experts is not None:
+            shapes.append((experts.count, self.hidden))
+        return tuple(shapes)
+
     def layer_shape(self, dtype: str) -> LayerShape:
-        return LayerShape(self.hidden, self.ffn, self.heads, self.kv_heads, self.head_dim, dtype)
+        """Of a mixture of experts the ffn is as wide as all that one row goes through."""
+        experts = self.design.experts
+        ffn = experts.chosen * experts.ffn if experts is not None else self.ffn
+        return LayerShape(self.hidden, ffn, self.heads, self.kv_heads, self.head_dim, dtype)
 
     def range_bytes(self, layer_range: LayerRange, dtype: str) -> int:
         """What the weights of a range take in memory; a tied head counts beside the embedding, for it is packed apart."""
         self.check_range(layer_range)
-        items = layer_range.layers * sum(math.prod(shape) for shape in self._layer_parts().values())
+        precision = precision_of(dtype)
+        parts = _layer_parts(self).values()
+        total = layer_range.layers * sum(_part_bytes(shape, precision) for shape in parts)
         if layer_range.start == 0:
-            items += self.vocabulary * self.hidden
+            total += self.vocabulary * self.hidden * precision.row_bytes
         if layer_range.end == self.layers:
-            items += self.vocabulary * self.hidden + self.hidden
-        return items * ITEM_BYTES[dtype]
+            total += precision.product_bytes(self.vocabulary, self.hidden) + self.hidden * precision.row_bytes
+        return total
 
     def kv_bytes_per_row(self, layer_range: LayerRange, dtype: str) -> int:
-        return layer_range.layers * 2 * self.kv_heads * self.head_dim * ITEM_BYTES[dtype]
+        """Layers with a window keep all rows too: a session may be cut back to any of them."""
+        return layer_range.layers * 2 * self.kv_heads * self.head_dim * precision_of(dtype).row_bytes
 
-    def _layer_parts(self) -> dict[str, tuple[int, ...]]:
-        queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
-        parts: dict[str, tuple[int, ...]] = {
-            "input_layernorm.weight": (self.hidden,),
-            "self_attn.q_proj.weight": (queries, self.hidden),
-            "self_attn.k_proj.weight": (keys, self.hidden),
-            "self_attn.v_proj.weight": (keys, self.hidden),
-            "self_attn.o_proj.weight": (self.hidden, queries),
-            "post_attention_layernorm.weight": (self.hidden,),
-            "mlp.gate_proj.weight": (self.ffn, self.hidden),
-            "mlp.up_proj.weight": (self.ffn, self.hidden),
-            "mlp.down_proj.weight": (self.hidden, self.ffn),
+
+def _part_bytes(shape: tuple[int, ...], precision: Precision) -> int:
+    """Of a tensor of a layer: a product, or a norm or bias, which are rows."""
+    return precision.product_bytes(*shape) if len(shape) == 2 else shape[0] * precision.row_bytes
+
+
+@lru_cache(maxsize=16)  # asked for every tensor, and with experts a layer has hundreds
+def _layer_parts(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """The shapes of a layer's tensors by their names within the layer, in the order of their use."""
+    design, hidden = config.design, config.hidden
+    parts: dict[str, tuple[int, ...]] = {"input_layernorm.weight": (hidden,)}
+    for name, shape in _attention_products(config).items():
+        parts[f"{name}.weight"] = shape
+        if name in design.biased:
+            parts[f"{name}.bias"] = shape[:1]
+    if design.has_head_norms:
+        parts["self_attn.q_norm.weight"] = (config.head_dim,)
+        parts["self_attn.k_norm.weight"] = (config.head_dim,)
+    parts["post_attention_layernorm.weight"] = (hidden,)
+    if design.has_after_norms:
+        parts["pre_feedforward_layernorm.weight"] = (hidden,)
+    for name, shape in _ffn_products(config).items():
+        parts[f"{name}.weight"] = shape
+        if name in design.biased:
+            parts[f"{name}.bias"] = shape[:1]
+    if design.has_after_norms:
+        parts["post_feedforward_layernorm.weight"] = (hidden,)
+    return parts
+
+
+def _attention_products(config: ModelConfig) -> dict[str, tuple[int, int]]:
+    hidden = config.hidden
+    queries, keys = config.heads * config.head_dim, config.kv_heads * config.head_dim
+    output = {"self_attn.o_proj": (hidden, queries)}
+    if config.design.is_fused:
+        return {"self_attn.qkv_proj": (queries + 2 * keys, hidden), **output}
+    return {
+        "self_attn.q_proj": (queries, hidden),
+        "self_attn.k_proj": (keys, hidden),
+        "self_attn.v_proj": (keys, hidden),
+        **output,
+    }
+
+
+def _ffn_products(config: ModelConfig) -> dict[str, tuple[int, int]]:
+    hidden, ffn, experts = config.hidden, config.ffn, config.design.experts
+    if experts is not None:
+        names = experts.names
+        shapes = {
+            names.gate: (experts.ffn, hidden),
+            names.up: (experts.ffn, hidden),
+            names.down: (hidden, experts.ffn),
         }
-        if self.has_head_norms:
-            parts["self_attn.q_norm.weight"] = (self.head_dim,)
-            parts["self_attn.k_norm.weight"] = (self.head_dim,)
-        return parts
-
-
-class _Json(msgspec.Struct, frozen=True):
-    """The fields of config.json that matter here, with the defaults of transformers; the rest is ignored."""
-
-    vocab_size: int
-    hidden_size: int
-    intermediate_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    num_key_value_heads: int | None = None
-    head_dim: int | None = None
-    architectures: tuple[str, ...] | None = None
-    model_type: str = ""
-    hidden_act: str = "silu"
-    max_position_embeddings: int = 2048
-    rms_norm_eps: float = 1e-6
-    rope_theta: float | None = None
-    rope_scaling: dict[str, Any] | None = None
-    rope_parameters: dict[str, Any] | None = None
-    tie_word_embeddings: bool = False
-    attention_bias: bool = False
-    mlp_bias: bool = False
-    use_sliding_window: bool = False
-    layer_types: tuple[str, ...] | None = None
-    eos_token_id: int | tuple[int, ...] | None = None
-
-
-class _Kind(msgspec.Struct, frozen=True):
-    """Read first, so that another architecture is named instead of its missing fields."""
-
-    architectures: tuple[str, ...] | None = None
-    model_type: str = ""
-
-
-def parse_config(data: bytes) -> ModelConfig:
-    """The configuration in the bytes of a `config.json`. Raises `UserError` for what weft cannot run, naming it."""
-    try:
-        family = _family(msgspec.json.decode(data, type=_Kind))
-        raw = msgspec.json.decode(data, type=_Json)
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise UserError(f"config.json cannot be read ({error}): download the model again") from error
-    _refuse_variants(raw)
-    heads = raw.num_attention_heads
-    default_head_dim = 128 if family == "qwen3" else raw.hidden_size // max(1, heads)
-    config = ModelConfig(
-        family=family,
-        vocabulary=raw.vocab_size,
-        hidden=raw.hidden_size,
-        layers=raw.num_hidden_layers,
-        heads=heads,
-        kv_heads=heads if raw.num_key_value_heads is None else raw.num_key_value_heads,
-        head_dim=default_head_dim if raw.head_dim is None else raw.head_dim,
-        ffn=raw.intermediate_size,
-        context=raw.max_position_embeddings,
-        norm_eps=raw.rms_norm_eps,
-        rope_theta=_rope_theta(raw),
-        rope_scaling=_rope_scaling(raw),
-        tied=raw.tie_word_embeddings,
-        eos_ids=_eos_ids(raw),
-    )
-    _check_bounds(config)
-    return config
-
-
-def _family(kind: _Kind) -> str:
-    if kind.architectures:
-        known = [family for family, name in FAMILIES.items() if name in kind.architectures]
-        named = ", ".join(kind.architectures)
-    else:
-        known = [kind.model_type] if kind.model_type in FAMILIES else []
-        named = kind.model_type or "no architecture"
-    if not known:
-        supported = " and ".join(FAMILIES.values())
-        raise UserError(f"config.json names {named}, and weft runs {supported}: choose a model of these")
-    return known[0]
-
-
-def _refuse_variants(raw: _Json) -> None:
-    refused = {
-        "attention_bias": raw.attention_bias,
-        "mlp_bias": raw.mlp_bias,
-        "use_sliding_window": raw.use_sliding_window,
-        "layer_types other than full_attention": bool(set(raw.layer_types or ()) - {"full_attention"}),
-        f"hidden_act {raw.hidden_act}": raw.hidden_act != "silu",
-    }
-    for variant, present in refused.items():
-        if present:
-            raise UserError(f"config.json asks for {variant}, which weft does not run: choose another model")
-
-
-def _rope(raw: _Json) -> dict[str, Any]:
-    """Older files have `rope_theta` and `rope_scaling`, newer ones put both into `rope_parameters`."""
-    return raw.rope_parameters or raw.rope_scaling or {}
-
-
-def _rope_theta(raw: _Json) -> float:
-    theta = _rope(raw).get("rope_theta", raw.rope_theta)
-    return _number("rope_theta", 10_000.0 if theta is None else theta)
-
-
-def _rope_scaling(raw: _Json) -> Llama3Scaling | None:
-    rope = _rope(raw)
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind == "default":
-        return None
-    if kind != "llama3":
-        raise UserError(f"config.json asks for rope scaling {kind!r}, and weft runs default and llama3")
-    scaling = Llama3Scaling(
-        _number("factor", rope.get("factor")),
-        _number("low_freq_factor", rope.get("low_freq_factor")),
-        _number("high_freq_factor", rope.get("high_freq_factor")),
-        int(_number("original_max_position_embeddings", rope.get("original_max_position_embeddings"))),
-    )
-    if scaling.low_freq_factor >= scaling.high_freq_factor:
-        raise UserError("config.json has a rope scaling that contradicts itself: download the model again")
-    return scaling
-
-
-def _number(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e12:
-        raise UserError(f"config.json has {name} {value!r}, not a positive number: download the model again")
-    return float(value)
-
-
-def _eos_ids(raw: _Json) -> tuple[int, ...]:
-    if raw.eos_token_id is None:
-        return ()
-    return raw.eos_token_id if isinstance(raw.eos_token_id, tuple) else (raw.eos_token_id,)
-
-
-def _check_bounds(config: ModelConfig) -> None:
-    bounds = {
-        "vocab_size": (config.vocabulary, _VOCABULARY_MAX),
-        "hidden_size": (config.hidden, limits.WIDTH_MAX),
-        "num_hidden_layers": (config.layers, limits.STAGES_MAX),
-        "num_attention_heads": (config.heads, _HEADS_MAX),
-        "num_key_value_heads": (config.kv_heads, _HEADS_MAX),
-        "head_dim": (config.head_dim, _HEAD_DIM_MAX),
-        "intermediate_size": (config.ffn, _FFN_MAX),
-        "max_position_embeddings": (config.context, _CONTEXT_MAX),
-    }
-    for name, (value, most) in bounds.items():
-        if not 1 <= value <= most:
-            raise UserError(
-                f"config.json has {name} {value}, and weft runs 1 to {most}: choose another model"
-            )
-    if config.heads % config.kv_heads or config.head_dim % 2:
-        raise UserError(
-            f"config.json has {config.heads} heads of {config.head_dim} over {config.kv_heads} key heads,"
-            " which do not divide: download the model again"
-        )
-    if not 0 < config.norm_eps < 1:
-        raise UserError(f"config.json has rms_norm_eps {config.norm_eps}: download the model again")
-    if len(config.eos_ids) > _EOS_MAX or any(not 0 <= eos < config.vocabulary for eos in config.eos_ids):
-        raise UserError("config.json has an eos_token_id outside the vocabulary: download the model again")
+        each = {
+            f"{names.block}.experts.{expert}.{part}": shape
+            for expert in range(experts.count)
+            for part, shape in shapes.items()
+        }
+        return {f"{names.block}.gate": (experts.count, hidden), **each}
+    if config.design.is_fused:
+        return {"mlp.gate_up_proj": (2 * ffn, hidden), "mlp.down_proj": (hidden, ffn)}
+    return {"mlp.gate_proj": (ffn, hidden), "mlp.up_proj": (ffn, hidden), "mlp.down_proj": (hidden, ffn)}

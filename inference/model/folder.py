@@ -14,7 +14,8 @@ from typing import Final
 
 import msgspec
 
-from inference.model.config import ModelConfig, parse_config
+from inference.model.config import ModelConfig
+from inference.model.config_json import parse_config
 from inference.model.digests import DigestCache, hash_tensors
 from mesh.state.blobs import Blob, Bytes
 from mesh.state.files import FileRange, FileState, Offload, file_state, list_folder, read_file
@@ -74,6 +75,7 @@ class ModelFolder:
         self.stated = stated
         self.digest = stated.digest
         self._ranges = ranges
+        self._contents = {entry.name: entry.content for entry in stated.tensors}
         self._blobs: dict[TensorDigest, Blob] = {
             file.sha256: Bytes(files[file.name]) for file in stated.files
         }
@@ -87,7 +89,9 @@ class ModelFolder:
     def tensor_files(self, names: Iterable[str]) -> tuple[TensorFile, ...]:
         """Where the worker finds these tensors. Raises `Malformed` for one that the model has not."""
         try:
-            return tuple(TensorFile(name, self._ranges[name].path, name) for name in names)
+            return tuple(
+                TensorFile(name, self._ranges[name].path, name, self._contents[name]) for name in names
+            )
         except KeyError as error:
             raise Malformed(f"the model has no tensor {error}") from error
 
@@ -104,6 +108,8 @@ async def open_model_folder(path: str, disk: Disk, offload: Offload, on_progress
     `on_progress(done_bytes, total_bytes)`. Raises `UserError` with what to do about a folder that can't be used.
     """
     names = list_folder(path)
+    if names is None and path.endswith(".gguf"):
+        raise UserError(f"{path} is no folder: turn it into one with 'weft import {path}', then offer that")
     if names is None:
         raise UserError(f"there is no folder {path}: give the folder of a downloaded model")
     _check_names(path, names)

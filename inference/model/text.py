@@ -10,6 +10,7 @@ import msgspec
 from tokenizers import Tokenizer
 
 from inference.model.template import ChatTemplate, Message
+from inference.model.token_bytes import TokenBytes
 from protocols.errors import UserError
 
 _REPLACEMENT: Final = "\N{REPLACEMENT CHARACTER}"
@@ -30,6 +31,7 @@ class Text:
             self._tokenizer = Tokenizer.from_str(_decoded(files, "tokenizer.json"))
             self._tokenizer.no_truncation()
             self._tokenizer.no_padding()
+        self._token_bytes = TokenBytes(self._tokenizer, _parsed(files, "tokenizer.json"))
         self._template = ChatTemplate(
             _template_source(files, settings),
             {name: text for name, text in special.items() if text is not None},
@@ -48,6 +50,10 @@ class Text:
         """The text of the tokens, without special ones."""
         with _Tokenizing("the model's tokenizer.json cannot decode ({}): download the model again"):
             return self._tokenizer.decode(list(ids), skip_special_tokens=True)
+
+    def token_bytes(self, token: int) -> bytes:
+        """What one token stands for, which may be a part of a character; empty for an id that is no token."""
+        return self._token_bytes.of(token)
 
     def stream(self, prompt: Sequence[int] = ()) -> TextStream:
         """Decodes what follows on `prompt`, token by token."""

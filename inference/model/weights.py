@@ -1,11 +1,12 @@
 """The tensors of a layer range out of safetensors files: only those wanted, one file open and one tensor held at a time.
 
-Every tensor is checked against the configuration before it is read. The caller packs each as it comes, so that at no time
-more than one lies in memory twice.
+Every tensor is checked against the configuration before it is read, and for values that are not finite once it is. The
+caller packs each as it comes, so that at no time more than one lies in memory twice.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Final, Self
@@ -14,13 +15,24 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from inference.model.config import ITEM_BYTES, ModelConfig
+from inference.model.config import ModelConfig
+from inference.model.precision import PRECISIONS
 from protocols.errors import UserError
 from protocols.placement import LayerRange
 from protocols.seams import TensorFile
 
-TORCH_DTYPES: Final = {"f32": torch.float32, "bf16": torch.bfloat16}
+TORCH_DTYPES: Final = {
+    name: torch.float32 if precision.row_bytes == 4 else torch.bfloat16
+    for name, precision in PRECISIONS.items()
+}
+"""Of rows, and of tensors as they are read: those of products are quantised afterwards."""
 _READABLE: Final = {"F32", "BF16", "F16"}
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether there is no NaN and no infinity in it, for a fraction of what copying it takes."""
+    least, most = torch.aminmax(tensor)  # either is NaN if anything is
+    return bool(least.isfinite() and most.isfinite())
 
 
 class RangeReader:
@@ -40,8 +52,9 @@ class RangeReader:
         self._files = {tensor.name: tensor for tensor in tensors}
         self._on_progress = on_progress
         self._done_bytes = 0
-        self._total_bytes = config.range_bytes(layer_range, dtype)
-        self._item_bytes = ITEM_BYTES[dtype]
+        # As they are read: what is quantised afterwards takes less.
+        self._total_bytes = config.range_bytes(layer_range, "f32" if dtype == "f32" else "bf16")
+        self._item_bytes = PRECISIONS[dtype].row_bytes
         self._open_path = ""
         self._open_file: Any = None
         missing = [name for name in config.tensor_names(layer_range) if name not in self._files]
@@ -65,9 +78,21 @@ class RangeReader:
             tensor = self._checked(place)
         except (SafetensorError, OSError) as error:
             raise UserError(f"{place.path} cannot be read ({error}): download the model again") from error
-        self._done_bytes += tensor.numel() * self._item_bytes
-        self._on_progress(min(self._done_bytes, self._total_bytes), self._total_bytes)
+        self.pass_over(name)
         return tensor
+
+    def pass_over(self, name: str) -> None:
+        """Count the tensor as read, also if what it holds came from elsewhere."""
+        self._done_bytes += math.prod(self.shape(name)) * self._item_bytes
+        self._on_progress(min(self._done_bytes, self._total_bytes), self._total_bytes)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """What the tensor must have."""
+        return self._config.expected_shape(name)
+
+    def content(self, name: str) -> str:
+        """What names the bytes of the tensor wherever they lie; empty if they have not been hashed."""
+        return self._files[name].content
 
     def read_joined(self, *names: str) -> Tensor:
         """Several tensors one below the other."""
@@ -95,6 +120,10 @@ class RangeReader:
             )
         # A copy, also where the type is right: pages of a mapped file vanish if the file is replaced under us.
         tensor: Tensor = self._open_file.get_tensor(place.key).to(self._dtype, copy=True)
+        if not is_finite(tensor):
+            raise UserError(
+                f"tensor {place.name} has values that are not finite in this type: download the model again"
+            )
         return tensor
 
     def _close(self) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection
 import trio
 
 from inference.model.config import ModelConfig
+from inference.model.precision import wire_of
 from inference.placement.board import ClaimBoard
 from inference.placement.claims import ClaimTable
 from inference.placement.events import Event
@@ -45,7 +46,6 @@ from protocols.placement import (
     Survey,
 )
 from protocols.seams import Disk, Network, ShardWorker
-from protocols.tensor import DType
 
 Tell = Callable[[Event], None]
 
@@ -101,7 +101,7 @@ class Placement:
         holding = self._holder.holdings.get((model, layers))
         if holding is None or not holding.is_loaded:
             return None
-        dtype = DType.F32 if holding.claim.dtype == "f32" else DType.BF16
+        dtype = wire_of(holding.claim.dtype)
         return HeldShard(holding.shard, holding.config.hidden, dtype, holding.claim.numerics == "exact")
 
     def can_load(self, model: ModelDigest, layers: LayerRange, entry: PeerId) -> bool:
@@ -115,6 +115,10 @@ class Placement:
     def load_work(self) -> int:
         """Rises while this node fetches or loads anything."""
         return self._holder.load_work
+
+    async def shed(self) -> Claim | None:
+        """As `Holder.shed`."""
+        return await self._holder.shed()
 
     def unload_after(self, drained: Drained) -> None:
         """Before a released shard is unloaded, wait for `drained(shard)`."""

@@ -39,7 +39,7 @@ Tell = Callable[[Event], None]
 
 @dataclass(frozen=True, slots=True)
 class ModelToOffer:
-    """A model whose weights this node can serve. `dtype` is f32 or bf16, `numerics` fast or exact."""
+    """A model whose weights this node can serve. `dtype` is bf16, f32, int8 or int4, `numerics` fast or exact."""
 
     digest: ModelDigest
     name: str

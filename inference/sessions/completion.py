@@ -5,6 +5,7 @@ What could be the beginning of a stop string is held back until it is clear. The
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -29,11 +30,15 @@ class Completion:
     shown: list[str] = field(default_factory=list)
     _held: str = ""
     has_stopped: bool = False
+    _begins: deque[int] = field(default_factory=deque)  # in the text, of the tokens that are not settled
+    _decoded: int = 0
+    _shown: int = 0
 
     def add(self, token: int) -> str:
         """The text that may be shown now; `has_stopped` is set if a stop string came."""
         if token in self.ending or self.has_stopped:
             return ""
+        self._begins.append(self._decoded)
         return self._take(self.decoder.feed(token))
 
     def finish(self) -> str:
@@ -42,7 +47,15 @@ class Completion:
         held, self._held = self._held, ""
         return shown + self._show(held)
 
+    def settled(self) -> int:
+        """How many more tokens have come to stand in what is shown; those that only a stop string is made of never do."""
+        before = len(self._begins)
+        while self._begins and self._begins[0] < self._shown:
+            self._begins.popleft()
+        return before - len(self._begins)
+
     def _take(self, more: str) -> str:
+        self._decoded += len(more)
         text = self._held + more
         found = [at for stop in self.stop if (at := text.find(stop)) >= 0]
         if found:
@@ -60,6 +73,7 @@ class Completion:
     def _show(self, text: str) -> str:
         if text:
             self.shown.append(text)
+            self._shown += len(text)
         return text
 
     def _beginning_of_a_stop(self, text: str) -> int:

@@ -17,6 +17,7 @@ from typing import assert_never
 
 import trio
 
+from inference.model.precision import wire_of
 from inference.sessions import events as e
 from inference.sessions.relay import Outlet, Relay
 from inference.sessions.session import Session
@@ -28,7 +29,7 @@ from protocols.ids import NetworkId, SessionId, shortened
 from protocols.observations import Observe, Outcome, unobserved
 from protocols.placement import Claim
 from protocols.seams import Network
-from protocols.session import SESSION_CODEC, CloseStage, SessionMessage
+from protocols.session import SESSION_CODEC, CloseStage, SessionMessage, StageOpened, StageRefused
 from protocols.tensor import DType, Frame, Header, Kind, Numerics
 
 SessionEvent = e.Emit | e.Recovered | e.Finish | e.Fail
@@ -102,7 +103,7 @@ class _FrameShape:
     @classmethod
     def of(cls, claim: Claim) -> _FrameShape:
         numerics = Numerics.EXACT if claim.numerics == "exact" else Numerics.FAST
-        return cls(DType.F32 if claim.dtype == "f32" else DType.BF16, numerics)
+        return cls(wire_of(claim.dtype), numerics)
 
 
 @dataclass(slots=True)
@@ -138,38 +139,34 @@ class _Drive:
     _lines: dict[int, _StageLine] = field(default_factory=dict)
     _feeder: _Feeder | None = None
     _wake_s: float = math.inf
+    _watching: trio.CancelScope = field(default_factory=trio.CancelScope)
 
     async def run(self) -> None:
-        """Until the session has ended."""
-        told_in, told = trio.open_memory_channel[e.Input](256)
+        """Until the session has ended. Whoever hears something has the machine handle it; here rings its alarm."""
         async with self.outgoing, peer_nursery() as nursery:
-            event: e.Input = e.Start()
-            while True:
-                for output in self.session.handle(event, trio.current_time()):
-                    self._act(output, nursery, told_in)
-                if self.session.phase is e.Phase.DONE:
-                    break
-                event = await self._next(told)
+            self._handle(e.Start(), nursery)
+            with self._watching:
+                while True:
+                    await trio.sleep_until(self._wake_s)
+                    # What stages said comes before the alarm, or a pause of this very process would look like theirs.
+                    await trio.lowlevel.checkpoint()
+                    self._handle(e.Alarm(), nursery)
             self._close(nursery)
 
-    async def _next(self, told: trio.MemoryReceiveChannel[e.Input]) -> e.Input:
-        # What stages said comes before the alarm, or a pause of this very process would look like theirs.
-        try:
-            return told.receive_nowait()
-        except trio.WouldBlock:
-            pass
-        with trio.move_on_at(self._wake_s):
-            return await told.receive()
-        return e.Alarm()
+    def _handle(self, event: e.Input, nursery: trio.Nursery) -> None:
+        for output in self.session.handle(event, trio.current_time()):
+            self._act(output, nursery)
+        if self.session.phase is e.Phase.DONE:
+            self._watching.cancel()
 
-    def _act(self, output: e.Output, nursery: trio.Nursery, told: trio.MemorySendChannel[e.Input]) -> None:
+    def _act(self, output: e.Output, nursery: trio.Nursery) -> None:
         match output:
             case e.Open():
-                self._open(output, nursery, told)
+                self._open(output, nursery)
             case e.Send(index, message):
                 self._send(index, message)
             case e.Feed():
-                self._feed(output, nursery, told)
+                self._feed(output, nursery)
             case e.Emit() | e.Recovered() | e.Finish() | e.Fail():
                 self._note_served(output)
                 self.outgoing.send_nowait(output)
@@ -194,13 +191,13 @@ class _Drive:
 
     # Stages
 
-    def _open(self, output: e.Open, nursery: trio.Nursery, told: trio.MemorySendChannel[e.Input]) -> None:
+    def _open(self, output: e.Open, nursery: trio.Nursery) -> None:
         if output.index in self._lines:
             self._lines[output.index].scope.cancel()
         orders_in, orders = trio.open_memory_channel[SessionMessage](ORDERS_WAITING_MAX)
         line = _StageLine(trio.CancelScope(), orders_in)
         self._lines[output.index] = line
-        nursery.start_soon(self._talk, output, line.scope, orders, told)
+        nursery.start_soon(self._talk, output, line.scope, orders, nursery)
 
     def _send(self, index: int, message: SessionMessage) -> None:
         # A stage that takes no orders is silent as well, and the machine's watch gives it up.
@@ -214,7 +211,7 @@ class _Drive:
         output: e.Open,
         scope: trio.CancelScope,
         orders: trio.MemoryReceiveChannel[SessionMessage],
-        told: trio.MemorySendChannel[e.Input],
+        session_nursery: trio.Nursery,
     ) -> None:
         with scope:
             try:
@@ -223,12 +220,27 @@ class _Drive:
                 ) as channel:
                     await channel.send(output.message)
                     async with orders, peer_nursery() as nursery:
-                        nursery.start_soon(_hear, channel, output, told)
+                        nursery.start_soon(self._hear, channel, output, session_nursery)
                         async for order in orders:
                             await channel.send(order)
                         nursery.cancel_scope.cancel()
             except (Unavailable, RemoteFault) as error:
-                await told.send(e.Lost(output.index, output.incarnation, str(error)))
+                await self._lose(e.Lost(output.index, output.incarnation, str(error)), session_nursery)
+
+    async def _hear(
+        self, channel: Channel[SessionMessage], opened: e.Open, session_nursery: trio.Nursery
+    ) -> None:
+        while True:
+            message = await channel.receive()
+            if isinstance(message, StageOpened) and channel.minor < opened.minor:
+                message = StageRefused(
+                    f"it is of an earlier release (protocol 1.{channel.minor}) than the sampling asked for (1.{opened.minor})"
+                )
+            self._handle(e.Told(opened.index, opened.incarnation, message), session_nursery)
+
+    async def _lose(self, lost: e.Lost, nursery: trio.Nursery) -> None:
+        await trio.lowlevel.checkpoint_if_cancelled()  # of a session that is given up nobody wants to hear
+        self._handle(lost, nursery)
 
     def _close(self, nursery: trio.Nursery) -> None:
         """Tell every stage, for a second at most."""
@@ -241,7 +253,7 @@ class _Drive:
 
     # Rows
 
-    def _feed(self, feed: e.Feed, nursery: trio.Nursery, told: trio.MemorySendChannel[e.Input]) -> None:
+    def _feed(self, feed: e.Feed, nursery: trio.Nursery) -> None:
         if self._feeder is None or self._feeder.epoch != feed.epoch:
             if self._feeder:
                 self._feeder.scope.cancel()
@@ -250,7 +262,7 @@ class _Drive:
             first = self.session.places[0]
             outlet = self.relay.outlet(first.peer, self.session.order.session, 0, feed.epoch)
             self._feeder = _Feeder(feed.epoch, first.incarnation, outlet, feeds_in)
-            nursery.start_soon(self._feed_rows, self._feeder, feeds, told)
+            nursery.start_soon(self._feed_rows, self._feeder, feeds, nursery)
         if not self._feed_now(self._feeder, feed):
             self._feeder.waiting += 1
             self._feeder.feeds.send_nowait(feed)
@@ -268,7 +280,7 @@ class _Drive:
         self,
         feeder: _Feeder,
         feeds: trio.MemoryReceiveChannel[e.Feed],
-        told: trio.MemorySendChannel[e.Input],
+        nursery: trio.Nursery,
     ) -> None:
         try:
             with feeder.scope:
@@ -277,7 +289,7 @@ class _Drive:
                         await feeder.outlet.send(frame)
                     feeder.waiting -= 1
         except (Unavailable, RemoteFault) as error:
-            await told.send(e.Lost(0, feeder.incarnation, str(error)))
+            await self._lose(e.Lost(0, feeder.incarnation, str(error)), nursery)
         finally:
             feeder.outlet.close()
 
@@ -310,14 +322,3 @@ class _Drive:
             return start + 1  # as they were computed
         block_end = (start // limits.PREFILL_CHUNK_ROWS + 1) * limits.PREFILL_CHUNK_ROWS
         return min(block_end, prompt_rows) if start < prompt_rows else block_end
-
-
-async def _hear(
-    channel: Channel[SessionMessage], opened: e.Open, told: trio.MemorySendChannel[e.Input]
-) -> None:
-    while True:
-        heard = e.Told(opened.index, opened.incarnation, await channel.receive())
-        try:
-            told.send_nowait(heard)
-        except trio.WouldBlock:
-            await told.send(heard)

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
-from protocols.errors import WeftError
+from protocols.errors import Malformed, WeftError
 from protocols.ids import ModelDigest, PeerId, SessionId
+from protocols.logprobs import Logprobs, decode_logprobs
 from protocols.observations import Outcome
 from protocols.placement import LayerRange
-from protocols.session import OpenStage, Sampling, SessionMessage
+from protocols.session import OpenStage, Sampled, Sampling, SessionMessage
 from protocols.tensor import Kind
 
 
@@ -28,6 +29,13 @@ class Order:
     sampling: Sampling
     stop_ids: tuple[int, ...] = ()
     vocabulary: int = 1 << 32
+
+    def logprobs_of(self, sampled: Sampled) -> Logprobs | None:
+        """If they were asked for. Raises `Malformed` for what can't have been sampled."""
+        if sampled.token >= self.vocabulary:
+            raise Malformed(f"token {sampled.token} of {self.vocabulary}")
+        count = self.sampling.logprobs
+        return None if count is None else decode_logprobs(sampled.logprobs, count, self.vocabulary)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +114,11 @@ class Open:
     peer: PeerId
     message: OpenStage
 
+    @property
+    def minor(self) -> int:
+        """The protocol minor that a stage must speak to understand all of it."""
+        return self.message.sampling.minor if self.message.sampling is not None else 0
+
 
 @dataclass(frozen=True, slots=True)
 class Send:
@@ -126,10 +139,11 @@ class Feed:
 
 @dataclass(frozen=True, slots=True)
 class Emit:
-    """`token` now stands in the log at `position`."""
+    """`token` now stands in the log at `position`. `logprobs` if the order's sampling asks for them."""
 
     position: int
     token: int
+    logprobs: Logprobs | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,9 @@ replay that does not begin at row 0 is of no use; such a session recovers by rep
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+
+from msgspec.structs import replace
 
 from protocols import limits
 from protocols.tensor import Frame, Kind

@@ -1,7 +1,8 @@
 """A place in a route: who fills it, how far that stage is known to be, and whether it is well.
 
-A stage is silent if nothing is heard of it, and stands still if it owes a result while its worker does not advance. It is
-given `STALL_STEPS` times its last measured step, made longer in proportion where the step at hand has more rows.
+A stage is silent if nothing is heard of it, and stands still if it owes a result while its worker does not advance with
+anybody's rows. It is given `STALL_STEPS` times its last measured step, made longer in proportion where the step at hand has
+more rows than that one, those of all sessions together: r rows take about a + b r, so this errs on the side of patience.
 """
 
 from __future__ import annotations

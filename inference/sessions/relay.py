@@ -180,22 +180,26 @@ class Relay:
             try:
                 while True:
                     frame = await _receive_frame(channel)
-                    self._dispatch(frame, returned, channel.peer)
+                    self._dispatch(frame, channel, returned)
             except Disconnected:
                 nursery.cancel_scope.cancel()
 
-    def _dispatch(self, frame: Frame, returned: trio.MemorySendChannel[Credit], peer: PeerId) -> None:
+    def _dispatch(
+        self, frame: Frame, channel: Channel[Credit], returned: trio.MemorySendChannel[Credit]
+    ) -> None:
         header = frame.header
         deliver = self._stages.get((header.session, header.stage))
         if deliver is None:
             return  # of a session that has ended
 
         def give_back(epoch: int, frames: int) -> None:
+            credit = Credit(header.session, header.stage, epoch, frames)
             try:
-                returned.send_nowait(Credit(header.session, header.stage, epoch, frames))
+                if not channel.send_nowait(credit):
+                    returned.send_nowait(credit)
             except trio.WouldBlock:
-                raise RemoteFault("the sender does not take its credits", peer) from None
-            except trio.BrokenResourceError:
+                raise RemoteFault("the sender does not take its credits", channel.peer) from None
+            except (Disconnected, trio.BrokenResourceError):
                 return  # the stream has ended, and its credits with it
 
         deliver(frame, give_back)

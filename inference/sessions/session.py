@@ -47,7 +47,7 @@ from inference.sessions.events import (
 from inference.sessions.leak import Leak
 from inference.sessions.place import Place
 from protocols import limits
-from protocols.errors import NoRoute, Unavailable
+from protocols.errors import Malformed, NoRoute, Unavailable
 from protocols.ids import PeerId, shortened
 from protocols.observations import Outcome
 from protocols.placement import LayerRange
@@ -150,13 +150,13 @@ class Session:
         if message.position != len(self.tokens) or index != len(self.places) - 1:
             reason = f"sampled position {message.position}, and the log is at {len(self.tokens)}"
             return self._lose(index, reason, now, Outcome.WRONG)
-        if message.token >= self.order.vocabulary:
-            reason = f"sampled token {message.token} of {self.order.vocabulary}"
-            return self._lose(index, reason, now, Outcome.WRONG)
+        try:
+            emitted = Emit(message.position, message.token, self.order.logprobs_of(message))
+        except Malformed as error:
+            return self._lose(index, f"sampled {error}", now, Outcome.WRONG)
         self.places[index].advanced_s = self._moved_s = now
         self._filling = False
         self.tokens.append(message.token)
-        emitted = Emit(message.position, message.token)
         if message.token in self.order.stop_ids:
             return [emitted, *self._finish("stop")]
         if len(self.tokens) >= self.order.rows_max:
@@ -312,6 +312,7 @@ class Session:
             self.order.sampling if is_last else None,
             self.order.stop_ids[: limits.STOP_IDS_MAX] if is_last else (),
             0 if behind_is_fresh else self._resume_at,
+            len(self.places),
         )
         return Open(index, place.incarnation, place.peer, message)
 

@@ -35,7 +35,6 @@ from protocols.errors import (
     Malformed,
     RemoteFault,
     Unavailable,
-    WorkerDied,
 )
 from protocols.ids import NetworkId, PeerId
 from protocols.seams import CacheSpec, Network, ShardId, ShardWorker, Stepping
@@ -53,9 +52,7 @@ from protocols.session import (
 )
 from protocols.tensor import Frame
 
-FRAMES_WAITING_MAX = (
-    2 * limits.CREDITS_PER_SESSION
-)  # those of an abandoned epoch may still lie before the new ones
+FRAMES_WAITING_MAX = 2 * limits.CREDITS_PER_SESSION  # an abandoned epoch's may lie before the new ones
 REROUTES_WAITING_MAX = limits.FAILOVERS_MAX
 CREDITS_TOGETHER = limits.CREDITS_PER_SESSION // 2  # returned in one message; the sender has as many left
 
@@ -72,6 +69,7 @@ class ShardServer:
         self.sessions: dict[StageKey, OpenStage] = {}
         self._entries: dict[StageKey, tuple[PeerId, trio.CancelScope]] = {}
         self._refuses = ""
+        self.shortage = ""  # while it is not empty, no more stages are opened, for that reason
         self._changed = trio.Event()
         network.handle(streams.SESSION, accepting(streams.SESSION, SESSION_CODEC, network_id, self._serve))
 
@@ -130,8 +128,8 @@ class ShardServer:
             await self._changed.wait()
 
     def _refusal(self, opened: OpenStage, entry: PeerId) -> str:
-        if self._refuses:
-            return self._refuses
+        if reason := self._refuses or self.shortage:
+            return reason
         is_held = self._shards.held(opened.model, opened.range) is not None
         if not is_held and not self._shards.can_load(opened.model, opened.range, entry):
             return f"layers {opened.range} of that model are not held here"
@@ -145,7 +143,9 @@ class ShardServer:
         if isinstance(held, str):
             await channel.send(StageRefused(held[:500]))
             return
-        spec = CacheSpec(opened.prompt_rows, opened.rows_max, opened.sampling)
+        spec = CacheSpec(
+            opened.prompt_rows, opened.rows_max, opened.sampling, channel.peer, opened.stages, opened.stop_ids
+        )
         try:
             await self._worker.open_cache(held.shard, opened.session, opened.stage, spec)
         except (Unavailable, RemoteFault) as error:
@@ -165,21 +165,22 @@ class ShardServer:
     async def _close_cache(self, shard: ShardId, opened: OpenStage) -> None:
         try:
             await self._worker.close_cache(shard, opened.session, opened.stage)
-        except WorkerDied:
-            return  # its caches went with it
+        except Unavailable:
+            return  # it went with the process, or that is too busy to be told: then the memory watch finds it
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Taken:
     """A frame that found its stage idle: what the machine made of it, and the step if that has been started."""
 
     outputs: list[Output]
-    stepping: Stepping | None
     give_back: GiveBack
+    stepping: Stepping | None = None
 
 
 class _StageTask:
-    """One open stage. A frame that finds it idle is on its way to the worker before the task has its turn."""
+    """One open stage. A frame that finds it idle goes to the worker at once; the task has its turn when that has answered, or
+    when more comes."""
 
     def __init__(
         self,
@@ -202,6 +203,7 @@ class _StageTask:
         )
         self._waiting = 0  # in the inbox
         self._is_idle = False
+        self._started: _Taken | None = None  # with the worker, and not in the inbox yet
         self._sending: trio.CancelScope | None = None
         self._reroutes_waiting = 0
         self._newest_epoch = opened.epoch  # of all orders, those that wait included
@@ -232,19 +234,32 @@ class _StageTask:
         self._check(frame)
         if self._waiting >= FRAMES_WAITING_MAX:
             raise Malformed("more frames than credits")
-        self._put(self._take(frame, give_back) if self._is_idle else (frame, give_back))
+        if self._is_idle:
+            self._take(_Taken(self._arrive(frame), give_back))
+        else:
+            self._put((frame, give_back))
+
+    def _take(self, taken: _Taken) -> None:
+        self._is_idle = False
+        first = taken.outputs[0] if taken.outputs else None
+        if isinstance(first, Compute):
+            with suppress(Unavailable, RemoteFault):  # it is tried again, and told to the entry
+                taken.stepping = self._worker.start_step(self._held.shard, first.frame, self._put_started)
+                self._started = taken
+                return
+        self._put(taken)
+
+    def _put_started(self) -> None:
+        """Its step has ended, or something has come that is to be seen to behind it."""
+        taken, self._started = self._started, None
+        if taken is not None:
+            self._put(taken)
 
     def _put(self, item: _Taken | tuple[Frame, GiveBack] | Reroute) -> None:
+        self._put_started()
         self._is_idle = False
         self._waiting += 1
         self._inbox_in.send_nowait(item)
-
-    def _take(self, frame: Frame, give_back: GiveBack) -> _Taken:
-        outputs, stepping = self._arrive(frame), None
-        if len(outputs) == 1 and isinstance(outputs[0], Compute):
-            with suppress(Unavailable, RemoteFault):  # it is tried again, and told to the entry
-                stepping = self._worker.start_step(self._held.shard, outputs[0].frame)
-        return _Taken(outputs, stepping, give_back)
 
     def _arrive(self, frame: Frame) -> list[Output]:
         try:
@@ -291,7 +306,7 @@ class _StageTask:
                     if not self._reroutes_waiting:
                         self._keep_rows = math.inf
                     await self._act(self._machine.handle(item), _keep_back)
-                case _Taken(outputs, stepping, give_back):
+                case _Taken(outputs, give_back, stepping):
                     await self._act(outputs, give_back, stepping)
                 case frame, give_back:
                     if frame.header.position < self._keep_rows:
@@ -338,7 +353,7 @@ class _StageTask:
         except (Unavailable, RemoteFault) as error:
             await self._tell(StageTrouble(self._machine.epoch, str(error)[:500]))
             await trio.sleep_forever()  # the entry closes this stage
-        self._step_ms, self._step_rows = result.step_ms, frame.header.rows
+        self._step_ms, self._step_rows = result.step_ms, result.step_rows
         await self._act(self._machine.handle(Computed(frame, result)), give_back)
 
     async def _forward(self, frame: Frame, downstream: Downstream) -> None:

@@ -11,8 +11,10 @@ journal to a standby that takes the place of the stage behind.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import assert_never
+
+from msgspec.structs import replace
 
 from inference.sessions.journal import Journal
 from protocols import limits
@@ -134,7 +136,9 @@ class Stage:
     def _emit(self, frame: Frame, result: StepResult) -> list[Output]:
         header = frame.header
         if self.downstream is None:
-            return [Tell(self._sampled(result.token))] if header.sample and result.token is not None else []
+            if not header.sample or result.token is None:
+                return []
+            return [Tell(self._sampled(result.token, bytes(result.body)))]
         moved = replace(header, stage=self.downstream.stage, width=self.width, dtype=self.dtype)
         if len(result.body) != moved.body_bytes:
             raise Malformed(f"no stage can follow on layers {self.opened.range}, which end the model")
@@ -142,9 +146,9 @@ class Stage:
         self.journal.append(output)
         return [Forward(output, self.downstream)] if header.position >= self.forward_from else []
 
-    def _sampled(self, token: int) -> Sampled:
+    def _sampled(self, token: int, logprobs: bytes) -> Sampled:
         ends = token in self.opened.stop_ids or self.rows + 1 >= self.opened.rows_max
-        return Sampled(self.epoch, self.rows, token, ends)
+        return Sampled(self.epoch, self.rows, token, ends, logprobs)
 
     def _reroute(self, order: Reroute) -> list[Output]:
         if order.epoch <= self.epoch:

@@ -119,6 +119,11 @@ def verify_chain(
     return chain[0]
 
 
+def still_holds(chain: Chain, now_s: float, is_revoked: IsRevoked) -> bool:
+    """Whether a chain that was good when it was verified is good now: nothing but time and revocations can change that."""
+    return _fault_of_time(chain, now_s) is None and _fault_of_revocation(chain, is_revoked) is None
+
+
 def _fault_of_bearer(chain: Chain, network: NetworkId, peer: PeerId) -> str | None:
     if not chain:
         return f"it showed no certificate: {NEW_INVITE}"
@@ -161,22 +166,23 @@ def _fault_of_shape(chain: Chain) -> str | None:
 
 def _fault_of_time(chain: Chain, now_s: float) -> str | None:
     for certificate in chain:
+        early_s, late_s = certificate.issued_s - now_s, now_s - certificate.expires_s
+        if max(early_s, late_s) <= limits.CLOCK_SKEW_S:
+            continue
         whose = (
             "its certificate"
             if certificate is chain[0]
             else f"the one of its sponsor {shortened(certificate.peer)}"
         )
-        early_s, late_s = certificate.issued_s - now_s, now_s - certificate.expires_s
         if early_s > limits.CLOCK_SKEW_S:
             return (
                 f"{whose} begins in the future: its clock is {_span(early_s)} ahead of this one, "
                 "set whichever is wrong"
             )
-        if late_s > limits.CLOCK_SKEW_S:
-            return (
-                f"{whose} ended {_span(late_s)} ago by this clock: "
-                f"unless this clock is that far ahead, {NEW_INVITE}"
-            )
+        return (
+            f"{whose} ended {_span(late_s)} ago by this clock: "
+            f"unless this clock is that far ahead, {NEW_INVITE}"
+        )
     return None
 
 

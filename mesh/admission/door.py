@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from typing import Final
 
-from mesh.admission.certificates import expires_s, sponsors_of, verify_chain, verify_shown
+from mesh.admission.certificates import expires_s, sponsors_of, still_holds, verify_chain, verify_shown
 from mesh.admission.revocations import RevocationTable
 from protocols import limits
 from protocols.certificates import Chain, encode_chain
@@ -81,7 +81,9 @@ class CertificateDoor:
     def chain_of(self, peer: PeerId) -> Chain | None:
         """The chain that makes a peer a member now, as far as this node knows."""
         chain = self._chains.get(peer)
-        return chain if chain is not None and self.is_valid(peer, chain) else None
+        if chain is None or not still_holds(chain, self._clock.wall(), self._revocations.is_revoked):
+            return None
+        return chain
 
     def check(self, peer: PeerId, chain: Chain) -> None:
         """Raises `Unauthenticated` with a sentence unless the chain makes a peer a member now."""

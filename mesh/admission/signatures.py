@@ -6,6 +6,7 @@ Checking is by libsodium, in less than half the time of OpenSSL's, because every
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Final, Protocol
 
@@ -18,6 +19,10 @@ from protocols.errors import Malformed
 from protocols.ids import PeerId
 
 SIGNATURE_BYTES: Final = 64
+
+
+IsStatement = Callable[[PeerId, str, bytes, bytes], bool]
+"""As `is_statement_of`."""
 
 
 class Signer(Protocol):

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from mesh.admission.signatures import Signer, is_statement_of, sign_statement
+from mesh.admission.signatures import IsStatement, Signer, is_statement_of, sign_statement
 from protocols import limits
 from protocols.errors import Dishonest, Premature, Stale, Unauthenticated
 from protocols.ids import NetworkId, PeerId, shortened
@@ -97,6 +97,7 @@ class RecordJudge:
 
     network: NetworkId
     verify_chain: VerifyChain
+    is_statement: IsStatement = is_statement_of
 
     def judge(
         self, signed: SignedRecord, now_s: float, known_sequence: int = 0, author: PeerId | None = None
@@ -116,7 +117,7 @@ class RecordJudge:
         if record.sequence < known_sequence:
             raise Stale(f"a node record with sequence {record.sequence}; {known_sequence} is known", peer)
         # The costly checks come last, so that a flood of old records costs little.
-        if not is_statement_of(peer, RECORD_DOMAIN, signed.record, signed.signature):
+        if not self.is_statement(peer, RECORD_DOMAIN, signed.record, signed.signature):
             raise Unauthenticated(f"a node record that {shortened(peer)} did not sign", peer)
         self.verify_chain(record.chain, self.network, peer, now_s)
         return record

@@ -8,7 +8,6 @@ gossip.publish(Topic.HEALTH, "", body, ttl_s=30)
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
@@ -17,7 +16,7 @@ from typing import assert_never
 import structlog
 import trio
 
-from mesh.admission.signatures import Signer, is_statement_of, sign_statement
+from mesh.admission.signatures import IsStatement, Signer, is_statement_of, sign_statement
 from mesh.feed import Feed, Subscription
 from mesh.gossip.events import (
     Alarm,
@@ -63,13 +62,14 @@ class Gossip:
         signer: Signer,
         is_member: Callable[[PeerId], bool],
         validators: Mapping[Topic, Validator],
+        is_statement: IsStatement = is_statement_of,
     ) -> None:
         self._network = network
         self._network_id = network_id
         self._clock = clock
         domain = bundle_domain(network_id)
         rules = Rules(
-            lambda author, body, signature: is_statement_of(author, domain, body, signature),
+            lambda author, body, signature: is_statement(author, domain, body, signature),
             is_member,
             validators,
         )
@@ -77,10 +77,9 @@ class Gossip:
         self._feeds: dict[Topic, Feed[Heard]] = {topic: Feed() for topic in Topic}
         self._links: dict[PeerId, Link] = {}
         self._to_open: list[Link] = []
-        self._wake = trio.Event()
+        self._asleep = trio.CancelScope()
         self._turn = Turn()
         self._told = 0
-        self._rings_at = -math.inf
 
     # What the rest of the node uses -------------------------------------------------------------------------------
 
@@ -134,15 +133,25 @@ class Gossip:
             links, self._to_open = self._to_open, []
             for link in links:
                 nursery.start_soon(self._open, link)
-            self._wake = trio.Event()
-            self._rings_at = self._machine.deadline
-            with trio.move_on_at(self._rings_at):
-                await self._wake.wait()
+            self._asleep = trio.CancelScope(deadline=self._machine.deadline)
+            with self._asleep:
+                await trio.sleep_forever()
 
     def _handle(self, event: Event) -> None:
+        self._take(event)
+        self._flush()
+
+    def _take(self, event: Event) -> None:
+        """What is to be sent waits for `_flush`, so that it goes out as one."""
         self._perform(self._machine.handle(event, trio.current_time(), self._wall_ms()))
-        if self._to_open or self._machine.deadline < self._rings_at:
-            self._wake.set()
+        if self._to_open:
+            self._asleep.cancel()
+        elif (rings_at := self._machine.deadline) < self._asleep.deadline:
+            self._asleep.deadline = rings_at  # which costs less than waking whoever sleeps
+
+    def _flush(self) -> None:
+        for link in self._links.values():
+            link.flush()
 
     def _wall_ms(self) -> int:
         return int(self._clock.wall() * 1000)
@@ -215,10 +224,10 @@ class Gossip:
             if self._links.get(link.peer) is not link:
                 return 0
             told = self._told
-            self._handle(Received(link.peer, message))
+            self._take(Received(link.peer, message))
             return self._told - told
 
-        await link.run(channel, hear, self._turn)
+        await link.run(channel, hear, self._flush, self._turn)
 
     def _forget(self, link: Link, error: Exception | None) -> None:
         """The link is over; whatever of it the machine did not end itself is told."""

@@ -50,11 +50,12 @@ class Intake:
     ) -> tuple[Bundle, list[Heard]]:
         """What is news, entered in the table. Raises `Malformed`, and `Unauthenticated` for one forged signature too many."""
         bundle = decode_bundle(push.body)
-        items = self._fresh(bundle, id_, now, wall_ms)
+        is_member = self.rules.is_member(bundle.author)
+        items = self._fresh(bundle, id_, now, wall_ms, is_member=is_member)
         is_double = self.table.is_equivocation(bundle, id_)
         if not items and not is_double:
             return bundle, []
-        if not self.rules.is_member(bundle.author) and not rates.strangers.take(1, now):
+        if not is_member and not rates.strangers.take(1, now):
             self.counts["limited"] += 1
             return bundle, []
         if not self.rules.is_signed(bundle.author, push.body, push.signature):
@@ -66,7 +67,7 @@ class Intake:
             self.counts["equivocation"] += 1
         if not self._has_room(bundle.author, now):
             return bundle, []
-        believed = self._believed(bundle, items)
+        believed = self._believed(bundle, items, is_member=is_member)
         if not believed:
             self._refuse(id_, now)
             return bundle, []
@@ -78,11 +79,11 @@ class Intake:
             self.counts["ahead"] += 1
         return bundle, news
 
-    def _fresh(self, bundle: Bundle, id_: BundleId, now: float, wall_ms: int) -> list[Item]:
+    def _fresh(
+        self, bundle: Bundle, id_: BundleId, now: float, wall_ms: int, *, is_member: bool
+    ) -> list[Item]:
         """What may be news if the signature holds."""
-        if not self.rules.is_member(bundle.author) and not any(
-            item.topic == Topic.RECORD for item in bundle.items
-        ):
+        if not is_member and not any(item.topic == Topic.RECORD for item in bundle.items):
             self.counts["stranger"] += 1
             return []
         items = self.table.newer(bundle, id_)
@@ -118,9 +119,9 @@ class Intake:
             return False
         return True
 
-    def _believed(self, bundle: Bundle, items: list[Item]) -> list[Item]:
+    def _believed(self, bundle: Bundle, items: list[Item], *, is_member: bool) -> list[Item]:
         """A stranger is judged by its record, and without one that holds nothing of it is taken."""
-        if not self.rules.is_member(bundle.author):
+        if not is_member:
             records = [item for item in items if item.topic == Topic.RECORD]
             if not records or not all(self._holds(bundle, item) for item in records):
                 return []

@@ -3,7 +3,7 @@
 Frames are queued, never awaited: a neighbour that does not read holds nobody up. When more than `GOSSIP_LINK_BYTES_MAX`
 waits, or a write takes longer than `GOSSIP_LINK_S`, the link is given up, and what it missed is repaired over another. What
 has gathered while a write was under way goes out as one; a busy link rests `GOSSIP_WRITE_PAUSE_S` between two, an idle one
-writes at once.
+writes at once. Whoever flushes writes itself if it can; only what has to wait is left to a task.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import trio
 from mesh.nursery import peer_nursery
 from mesh.rpc import Channel, deadline
 from protocols import limits
-from protocols.errors import Overloaded
+from protocols.errors import Disconnected, Overloaded
 from protocols.gossip import GossipMessage
 from protocols.ids import PeerId
 
@@ -65,6 +65,8 @@ class Link:
         self._waiting: list[bytes] = []
         self._waiting_bytes = 0
         self._wake = trio.Event()
+        self._channel: Channel[GossipMessage] | None = None
+        self._rests_until = -math.inf
         self._fresh_until = math.inf
         self._is_ending = False
         self._is_overfull = False
@@ -81,7 +83,7 @@ class Link:
             self._fresh_until = trio.current_time() + limits.HELLO_S
 
     def send(self, frame: bytes) -> None:
-        """Never waits."""
+        """With the next `flush`. Never waits."""
         if self._is_ending or self._is_overfull:
             return
         self._waiting.append(frame)
@@ -89,7 +91,28 @@ class Link:
         if self._waiting_bytes > limits.GOSSIP_LINK_BYTES_MAX:
             self._is_overfull = True
             self._scope.cancel()
-        self._wake.set()
+
+    def flush(self) -> None:
+        """Have what waits written, at once if possible. Never waits."""
+        if self._waiting and not self._write_now():
+            self._wake.set()
+
+    def _write_now(self) -> bool:
+        """Whether it went out."""
+        if self._channel is None or trio.current_time() < self._rests_until:
+            return False
+        try:
+            is_written = self._channel.send_raw_nowait(b"".join(self._waiting))
+        except Disconnected:
+            return False  # the task meets it again, and ends the link
+        if is_written:
+            self._take_waiting()
+        return is_written
+
+    def _take_waiting(self) -> bytes:
+        frames, self._waiting, self._waiting_bytes = b"".join(self._waiting), [], 0
+        self._rests_until = trio.current_time() + limits.GOSSIP_WRITE_PAUSE_S
+        return frames
 
     def end(self) -> None:
         """After what waits has been written; idempotent."""
@@ -100,37 +123,42 @@ class Link:
         """At once; idempotent. `run` returns."""
         self._scope.cancel()
 
-    async def run(self, channel: Channel[GossipMessage], hear: Hear, turn: Turn) -> None:
-        """Until the link ends here. `hear` tells how much was news; `turn` is one for all links of a node.
+    async def run(
+        self, channel: Channel[GossipMessage], hear: Hear, flush: Callable[[], None], turn: Turn
+    ) -> None:
+        """Until the link ends here. `hear` tells how much was news, and `flush` is called when all that came was heard; `turn`
+        is one for all links of a node.
 
         Raises `Unavailable` if the other side ends it or does not read, `RemoteFault` for what breaks the rules.
         """
         with self._scope:
             async with peer_nursery() as nursery:
-                nursery.start_soon(self._read, channel, hear, turn)
+                nursery.start_soon(self._read, channel, hear, flush, turn)
                 await self._write(channel)
                 nursery.cancel_scope.cancel()
         if self._is_overfull:
             raise Overloaded(f"{self.peer} reads too slowly")
 
-    async def _read(self, channel: Channel[GossipMessage], hear: Hear, turn: Turn) -> None:
+    async def _read(
+        self, channel: Channel[GossipMessage], hear: Hear, flush: Callable[[], None], turn: Turn
+    ) -> None:
         while True:
             for message in await channel.receive_many():
                 while turn.is_over:
+                    flush()
                     await turn.end()
                 turn.count(1 + hear(message))
+            flush()
 
     async def _write(self, channel: Channel[GossipMessage]) -> None:
-        pause_until = -1.0
+        self._channel = channel
         while self._waiting or not self._is_ending:
             if not self._waiting:
                 self._wake = trio.Event()
                 await self._wake.wait()
-                continue
-            if trio.current_time() < pause_until:
-                await trio.sleep_until(pause_until)
-            frames, self._waiting, self._waiting_bytes = b"".join(self._waiting), [], 0
-            if not channel.send_raw_nowait(frames):
+            elif trio.current_time() < self._rests_until:
+                await trio.sleep_until(self._rests_until)
+            elif not self._write_now():
+                frames = self._take_waiting()
                 with deadline(limits.GOSSIP_LINK_S, f"{self.peer} reads nothing"):
                     await channel.send_raw(frames)
-            pause_until = trio.current_time() + limits.GOSSIP_WRITE_PAUSE_S

@@ -92,23 +92,26 @@ class Messenger:
 
     async def serve(self, channel: Channel[WatchMessage]) -> None:
         """The other side of all this, until the stream ends."""
-        while True:
-            try:
-                with deadline(limits.WATCH_IDLE_S, f"{channel.peer} asks nothing more"):
+        with deadline(limits.WATCH_IDLE_S, f"{channel.peer} asks nothing more") as patience:
+            while True:
+                try:
                     message = await channel.receive()
-            except Disconnected:
-                return
-            with deadline(limits.PROBE_S, f"{channel.peer} takes no answer"):
+                except Disconnected:
+                    return
                 await self._answer(channel, message)
+                patience.renew()
 
     async def _answer(self, channel: Channel[WatchMessage], message: WatchMessage) -> None:
         match message:
             case Ping(nonce):
-                await channel.send(Pong(nonce))
+                if not channel.send_nowait(Pong(nonce)):
+                    with _patient(channel):
+                        await channel.send(Pong(nonce))
             case Alive() | Suspect() | Left():
                 self._hear(channel.peer, message)
             case Inquire(subject, nonce):
-                await channel.send(Reached(nonce, await self._ping_once(subject)))
+                with _patient(channel):
+                    await channel.send(Reached(nonce, await self._ping_once(subject)))
             case _:
                 raise Malformed("answers without a question", channel.peer)
 
@@ -127,3 +130,7 @@ class Messenger:
 
     def _dial(self, peer: PeerId) -> AbstractAsyncContextManager[Channel[WatchMessage]]:
         return dial(self._network, peer, streams.PING, WATCH_CODEC, self._network_id)
+
+
+def _patient(channel: Channel[WatchMessage]) -> deadline:
+    return deadline(limits.PROBE_S, f"{channel.peer} takes no answer")

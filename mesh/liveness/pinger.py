@@ -6,6 +6,7 @@ A pinger decides nothing: what it can't deliver is a pong that stays out. Only t
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 
 import structlog
 import trio
@@ -39,9 +40,13 @@ class Pinger:
         self._refused = refused
         self._nonces, self._todo = trio.open_memory_channel[int](1)
         self._scope = trio.CancelScope()
+        self._channel: Channel[WatchMessage] | None = None  # while its stream is open
 
     def ping(self, nonce: int) -> None:
         """Never waits. A ping behind one that could not be sent yet is left out."""
+        with suppress(Disconnected):  # the task opens another stream
+            if self._channel is not None and self._channel.send_nowait(Ping(nonce)):
+                return
         try:
             self._nonces.send_nowait(nonce)
         except trio.WouldBlock:
@@ -66,6 +71,7 @@ class Pinger:
                 self._network, self._peer, streams.PING, WATCH_CODEC, self._network_id
             ) as channel:
                 is_open = True
+                self._channel = channel
                 async with peer_nursery() as nursery:
                     nursery.start_soon(self._read, channel)
                     await self._send(channel, nonce)
@@ -73,6 +79,8 @@ class Pinger:
             if not is_open:
                 self._refused(self._peer)
             raise
+        finally:
+            self._channel = None
 
     async def _send(self, channel: Channel[WatchMessage], nonce: int) -> None:
         while True:

@@ -27,6 +27,7 @@ from mesh.admission.credentials import Credentials
 from mesh.admission.identity import Identity, rotate_static
 from mesh.admission.inviting import Inviting
 from mesh.admission.joining import request_join
+from mesh.admission.signatures import IsStatement, is_statement_of
 from mesh.directory.book_file import BookFile
 from mesh.directory.bootstrap import Hint, Names
 from mesh.directory.discovery import Discovery
@@ -74,7 +75,9 @@ class Profile:
 
 
 class Members:
-    """The members of this node's network. `validators` are for the topics of gossip that others than members use."""
+    """The members of this node's network. `validators` are for the topics of gossip that others than members use, and
+    `is_statement` judges what others signed.
+    """
 
     def __init__(
         self,
@@ -85,6 +88,7 @@ class Members:
         identity: Identity,
         profile: Profile = Profile(),
         validators: Mapping[Topic, Validator] | None = None,
+        is_statement: IsStatement = is_statement_of,
     ) -> None:
         belonging = read_belonging(disk)
         assert belonging is not None, "the network is not decided"
@@ -99,10 +103,10 @@ class Members:
         self._file = BookFile(disk, clock)
         self._machine = m.Membership(network.peer, self._file.book)
         self._record = OwnRecordKeeper(clock, disk, identity, self.network_id, self._particulars)
-        self._news = News(self.network_id, clock, self._papers, self._record)
+        self._news = News(self.network_id, clock, self._papers, self._record, is_statement)
         rules = {**(validators or {}), **self._news.validators, Topic.LIVENESS: check_liveness}
         self.gossip: Final = Gossip(
-            network, self.network_id, clock, randomness, identity, self.is_member, rules
+            network, self.network_id, clock, randomness, identity, self.is_member, rules, is_statement
         )
         self._news.bind(self.gossip)
         board = GossipBoard(self.gossip, network.peer)

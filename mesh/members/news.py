@@ -13,6 +13,7 @@ import structlog
 import trio
 
 from mesh.admission.credentials import Credentials
+from mesh.admission.signatures import IsStatement
 from mesh.directory.own_record import OwnRecordKeeper
 from mesh.directory.records import RecordJudge
 from mesh.gossip.driver import Gossip
@@ -33,13 +34,18 @@ class News:
     """Of one node in one network. `gossip` is bound before `run`, since it needs the validators first."""
 
     def __init__(
-        self, network_id: NetworkId, clock: Clock, papers: Credentials, own_record: OwnRecordKeeper
+        self,
+        network_id: NetworkId,
+        clock: Clock,
+        papers: Credentials,
+        own_record: OwnRecordKeeper,
+        is_statement: IsStatement,
     ) -> None:
         self._clock = clock
         self._papers = papers
         self._own_record = own_record
         self._judge = RecordJudge(
-            network_id, lambda chain, _network, peer, _now: papers.door.know(peer, chain)
+            network_id, lambda chain, _network, peer, _now: papers.door.know(peer, chain), is_statement
         )
         self._gossip: Gossip | None = None
 

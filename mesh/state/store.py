@@ -82,6 +82,11 @@ class WeightStore:
             contents[entry.name] = data
         return contents
 
+    def small_path(self, model: ModelDigest, name: str) -> str:
+        """Where one of the model's small files lies; empty if it is not here."""
+        entries = [entry for entry in self._known(model).files if entry.name == name and self.has_file(entry)]
+        return self._file_path(entries[0].sha256) if entries else ""
+
     def tensor_files(self, model: ModelDigest, names: Iterable[str]) -> tuple[TensorFile, ...]:
         """Where the worker finds these tensors. Raises `LocalFault` for one that is not here."""
         entries = {entry.name: entry for entry in self._known(model).tensors}
@@ -89,7 +94,8 @@ class WeightStore:
         for name in names:
             if name not in entries or not self.has_tensor(entries[name]):
                 raise LocalFault(f"tensor {name} of a model is not in the store")
-            found.append(TensorFile(name, self._tensor_path(entries[name]), entries[name].sha256))
+            entry = entries[name]
+            found.append(TensorFile(name, self._tensor_path(entry), entry.sha256, entry.content))
         return tuple(found)
 
     def manifest(self, model: ModelDigest) -> Blob | None:
@@ -168,8 +174,7 @@ class WeightStore:
         return f"{self._root}/files/{sha256}"
 
     def _tensor_path(self, entry: TensorEntry) -> str:
-        shape = "x".join(map(str, entry.shape)) or "scalar"
-        return f"{self._root}/tensors/{entry.sha256}-{entry.dtype}-{shape}.safetensors"
+        return f"{self._root}/tensors/{entry.content}.safetensors"
 
 
 def _head(entry: TensorEntry) -> bytes:

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from node.cli.options import connect, echo_json, home_option
+from node.cli.sampling import sampling_options, sampling_params
 from node.cli.tables import node_text
 from node.control_client import ControlClient
 from protocols import limits
@@ -21,12 +22,7 @@ from protocols.errors import UserError
 @click.option(
     "--max-tokens", type=click.IntRange(min=1), help="At most so many; otherwise until the context is full."
 )
-@click.option(
-    "--temperature", type=click.FloatRange(0, 100), default=0.0, show_default=True, help="0 is greedy."
-)
-@click.option("--top-k", type=click.IntRange(min=0), default=0, help="Draw from the k likeliest; 0: off.")
-@click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), default=1.0, help="Nucleus; 1: off.")
-@click.option("--seed", type=click.IntRange(0, (1 << 63) - 1), help="Equal seeds give equal text.")
+@sampling_options
 @click.option("--stop", multiple=True, metavar="TEXT", help="End before this text; repeatable.")
 @click.option("--raw", is_flag=True, help="The prompt as it is, without the model's chat template.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line for each event.")
@@ -41,7 +37,9 @@ def run(
     """Generate text with MODEL from PROMPT, or from standard input where it is piped or PROMPT is '-'."""
     text = _prompt_text(prompt)
     asked = {"prompt": text} if raw else {"messages": [{"role": "user", "content": text}]}
-    given = {key: value for key, value in sampling.items() if value is not None}
+    if sampling["logprobs"] is not None and not as_json:
+        raise click.UsageError("--logprobs go with --json.")
+    given = sampling_params(sampling)
     show = _Show(as_json)
     with connect(home) as client:
         finished = _generate(client, {"model": model, **asked, **given}, show)

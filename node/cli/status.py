@@ -60,6 +60,7 @@ def _lines(found: dict[str, Any]) -> list[str]:
         *(f"{plane:<8} {', '.join(addresses)}" for plane, addresses in found["addresses"].items()),
         f"http     {found['http'] or 'not yet'}",
         f"worker   {worker['state']}, {size_text(worker['free_bytes'])} free",
+        *([f"memory   {worker['shortage']}: see 'weft memory'"] if worker["shortage"] else []),
         *_section("members", ("node", "state"), [_member(member) for member in found["members"]]),
         *_section(
             "shards",

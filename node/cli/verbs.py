@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
+from keyword import iskeyword
 from typing import Any
 
 import click
@@ -12,7 +13,8 @@ import click
 class Verbs(click.Group):
     """`verbs` has a line of help for each; each is the command of its name in the module of its name in `package`.
 
-    In Python a hyphen of a name is an underscore, and a command whose name is taken there ends in one.
+    In Python a hyphen of a name is an underscore, and a command whose name is taken there ends in one, as does the module of
+    a verb that is a keyword.
     """
 
     def __init__(self, *, verbs: Mapping[str, str], package: str, **options: Any) -> None:
@@ -27,7 +29,8 @@ class Verbs(click.Group):
         if cmd_name not in self._verbs:
             return None
         name = cmd_name.replace("-", "_")
-        module = importlib.import_module(f"{self._package}.{name}")
+        module_name = f"{name}_" if iskeyword(name) else name
+        module = importlib.import_module(f"{self._package}.{module_name}")
         command = getattr(module, name, None) or getattr(module, f"{name}_")
         assert isinstance(command, click.Command)
         return command

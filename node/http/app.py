@@ -14,10 +14,13 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from node.config import HttpConfig
-from node.http.chat import ChatAnswer
+from node.http.answering import Answer, Wording
+from node.http.chat import ChatWording, parse_chat_request
+from node.http.completions import CompletionWording, parse_completion_request
 from node.http.errors import ErrorBody, HttpError, TooLarge, describe
 from node.http.guard import Guard
-from node.http.shapes import ModelList, card_of, parse_chat_request
+from node.http.parameters import Parameters
+from node.http.shapes import ModelList, card_of
 from node.lifecycle import Lifecycle, State
 from protocols import limits
 from protocols.errors import NotFound, Unavailable, WeftError
@@ -32,7 +35,9 @@ def make_app(config: HttpConfig, lifecycle: Lifecycle, clock: Clock) -> Starlett
             Route("/health", routes.health),
             Route("/v1/models", routes.models),
             Route("/v1/models/{model:path}", routes.model),
+            Route("/v1/memory/tensor", routes.memory),
             Route("/v1/chat/completions", routes.chat, methods=["POST"]),
+            Route("/v1/completions", routes.complete, methods=["POST"]),
         ],
         middleware=[Middleware(Guard, config=config, clock=clock)],
         exception_handlers={HTTPException: _unrouted, WeftError: _failed},
@@ -62,15 +67,29 @@ class _Routes:
                 return _json(card_of(model, self._since_s))
         raise NotFound(f"No model is called {wanted!r}: 'weft models' lists those there are.")
 
+    async def memory(self, request: Request) -> Response:
+        return _json(self._lifecycle.api.memory())
+
     async def chat(self, request: Request) -> ASGIApp:
-        body = bytearray()
-        async with aclosing(request.stream()) as chunks:
-            async for chunk in chunks:
-                body += chunk
-                if len(body) > limits.HTTP_BODY_BYTES_MAX:
-                    raise TooLarge
-        checked = parse_chat_request(bytes(body))
-        return ChatAnswer(self._lifecycle.api, checked, int(self._clock.wall()))
+        asked = parse_chat_request(await _body(request))
+        return self._answer(ChatWording(asked, int(self._clock.wall())), asked)
+
+    async def complete(self, request: Request) -> ASGIApp:
+        asked = parse_completion_request(await _body(request))
+        return self._answer(CompletionWording(asked, int(self._clock.wall())), asked)
+
+    def _answer(self, wording: Wording, asked: Parameters) -> ASGIApp:
+        return Answer(self._lifecycle.api, wording, bool(asked.stream))
+
+
+async def _body(request: Request) -> bytes:
+    body = bytearray()
+    async with aclosing(request.stream()) as chunks:
+        async for chunk in chunks:
+            body += chunk
+            if len(body) > limits.HTTP_BODY_BYTES_MAX:
+                raise TooLarge
+    return bytes(body)
 
 
 def _json(value: object) -> Response:

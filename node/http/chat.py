@@ -1,197 +1,230 @@
-"""`POST /v1/chat/completions`, streaming and whole.
-
-    read body -> check -> generate -> answer
-                             ^ a client that leaves cancels it on every hop, in both forms
-
-An error before the first byte is a response with its status; after it, the last event of the stream, without `[DONE]`.
-"""
+"""`POST /v1/chat/completions`: its request, and how its answers are worded. Source: the types of the `openai` client."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 import msgspec
-import trio
-from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
 
-from node.api import Finished, GenerateEvent, NodeApi, Rerouted, Started, Token
-from node.http.errors import describe
-from node.http.shapes import (
-    AnswerMessage,
-    ChatRequest,
-    Choice,
-    Chunk,
-    ChunkChoice,
-    Completion,
-    Delta,
-    Usage,
-    to_generate_request,
-    usage_of,
+from inference.model.json_grammar import check_schema
+from node.api import (
+    ChatMessage,
+    Finished,
+    GenerateRequest,
+    LikelyToken,
+    Started,
+    TokenLogprobs,
 )
-from protocols import limits
-from protocols.errors import LocalFault, Unavailable, WeftError
+from node.http.errors import BadParameter
+from node.http.parameters import Parameters, parse
+from node.http.shapes import Usage, finish_reason, usage_of
+from node.request import MaxTokens, TopLogprobs
+from protocols.errors import UserError
+
+# Requests ------------------------------------------------------------------------------------------------------------
+
+
+class TextPart(msgspec.Struct, frozen=True, tag_field="type", tag="text"):
+    text: str
+
+
+class RequestMessage(msgspec.Struct, frozen=True):
+    role: Annotated[str, msgspec.Meta(min_length=1, max_length=32)]
+    content: str | tuple[TextPart, ...]
+
+    @property
+    def text(self) -> str:
+        if isinstance(self.content, str):
+            return self.content
+        return "".join(part.text for part in self.content)
+
+
+class PlainText(msgspec.Struct, frozen=True, tag_field="type", tag="text"):
+    schema_text: ClassVar[str] = ""
+
+
+class JsonObject(msgspec.Struct, frozen=True, tag_field="type", tag="json_object"):
+    schema_text: ClassVar[str] = '{"type":"object"}'
+
+
+class NamedSchema(msgspec.Struct, frozen=True):
+    """An answer is always held to the whole schema, `strict` or not."""
+
+    schema: msgspec.Raw
+    name: str = ""
+
+
+class JsonSchema(msgspec.Struct, frozen=True, tag_field="type", tag="json_schema"):
+    json_schema: NamedSchema
+
+    @property
+    def schema_text(self) -> str:
+        return bytes(self.json_schema.schema).decode()
+
+
+class ChatRequest(Parameters, frozen=True, kw_only=True):
+    model: Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+    messages: Annotated[tuple[RequestMessage, ...], msgspec.Meta(min_length=1, max_length=4096)]
+    max_completion_tokens: MaxTokens | None = None
+    logprobs: bool | None = None
+    top_logprobs: TopLogprobs | None = None
+    tools: Any = None
+    tool_choice: Any = None
+    functions: Any = None
+    function_call: Any = None
+    response_format: PlainText | JsonObject | JsonSchema | None = None
+    modalities: Any = None
+    audio: Any = None
+
+
+_HARMLESS: Final[dict[str, tuple[object, ...]]] = {
+    "n": (1,),
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
+    "modalities": (["text"],),
+    "audio": (),
+}
+
+
+def parse_chat_request(body: bytes) -> ChatRequest:
+    """Raises `BadParameter`."""
+    request = parse(body, ChatRequest, _HARMLESS)
+    if request.top_logprobs and not request.logprobs:
+        raise BadParameter("top_logprobs needs logprobs to be true: set it.", "top_logprobs")
+    if request.response_format and request.response_format.schema_text:
+        try:
+            check_schema(request.response_format.schema_text)
+        except UserError as error:
+            raise BadParameter(str(error), "response_format") from error
+    return request
+
+
+# Answers -------------------------------------------------------------------------------------------------------------
+
+
+class TopLogprob(msgspec.Struct, frozen=True):
+    token: str
+    logprob: float
+    bytes: tuple[int, ...]
+
+
+class ContentLogprob(TopLogprob, frozen=True):
+    top_logprobs: tuple[TopLogprob, ...]
+
+
+class ChoiceLogprobs(msgspec.Struct, frozen=True):
+    content: tuple[ContentLogprob, ...]
+    refusal: None = None
+
+
+class AnswerMessage(msgspec.Struct, frozen=True):
+    content: str
+    role: Literal["assistant"] = "assistant"
+    refusal: None = None
+
+
+class Choice(msgspec.Struct, frozen=True):
+    message: AnswerMessage
+    finish_reason: str
+    index: int = 0
+    logprobs: ChoiceLogprobs | None = None
+
+
+class Completion(msgspec.Struct, frozen=True, tag_field="object", tag="chat.completion"):
+    id: str
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: tuple[Choice, ...]
+    usage: Usage
+
+
+class Delta(msgspec.Struct, frozen=True, omit_defaults=True):
+    role: str | None = None
+    content: str | None = None
+
+
+class ChunkChoice(msgspec.Struct, frozen=True):
+    delta: Delta
+    finish_reason: str | None = None
+    index: int = 0
+    logprobs: ChoiceLogprobs | None = None
+
+
+class Chunk(msgspec.Struct, frozen=True, tag_field="object", tag="chat.completion.chunk"):
+    """`choices` is empty in the one that brings `usage`."""
+
+    id: str
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: tuple[ChunkChoice, ...]
+    usage: Usage | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class ChatAnswer:
-    """The ASGI answer to a checked request."""
+class ChatWording:
+    """Implements `node.http.answering.Wording`."""
 
-    api: NodeApi
-    request: ChatRequest
+    asked: ChatRequest
     created_s: int
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        last: ASGIApp | None = None
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_cancel_on_disconnect, receive, nursery.cancel_scope)
-            if self.request.stream:
-                stream = EventStream(send)
-                nursery.start_soon(stream.keep_alive)
-                last = await self._stream(stream)
-            else:
-                last = await self._whole()
-            nursery.cancel_scope.cancel()
-        # Sent out here, because the server reports its own end of a response as a disconnect, too.
-        if last is not None:
-            await last(scope, receive, send)
+    @property
+    def request(self) -> GenerateRequest:
+        asked = self.asked
+        options = asked.options
+        if asked.max_completion_tokens is not None:
+            options["max_tokens"] = asked.max_completion_tokens
+        return GenerateRequest(
+            model=asked.model,
+            messages=tuple(ChatMessage(message.role, message.text) for message in asked.messages),
+            json_schema=asked.response_format.schema_text if asked.response_format else "",
+            logprobs=(asked.top_logprobs or 0) if asked.logprobs else None,
+            **options,
+        )
 
-    async def _whole(self) -> ASGIApp:
-        """The response."""
-        started: Started | None = None
-        try:
-            async with self.api.generate(to_generate_request(self.request)) as events:
-                async for event in events:
-                    if isinstance(event, Started):
-                        started = event
-                    elif isinstance(event, Finished):
-                        return Response(self._completion(started, event), media_type="application/json")
-            raise LocalFault("the generation ended without its last event")
-        except WeftError as error:
-            return describe(error).to_response()
+    def opening(self, started: Started) -> tuple[bytes, ...]:
+        return (self._chunk(started, ChunkChoice(Delta(role="assistant", content=""))),)
 
-    async def _stream(self, stream: EventStream) -> ASGIApp:
-        """Send the events; what ends them, or the error response if there were none."""
-        try:
-            async with self.api.generate(to_generate_request(self.request)) as events:
-                started: Started | None = None
-                async for event in events:
-                    if isinstance(event, Started):
-                        started = event
-                        await stream.start()
-                    await self._show(event, _opened(started), stream)
-        except WeftError as error:
-            if not stream.is_open:
-                return describe(error).to_response()
-            await stream.data(describe(error).to_json())
-        return _end_of_body
+    def piece(self, started: Started, text: str, logprobs: tuple[TokenLogprobs, ...]) -> bytes:
+        return self._chunk(started, ChunkChoice(Delta(content=text), logprobs=self._logprobs(logprobs)))
 
-    async def _show(self, event: GenerateEvent, started: Started, stream: EventStream) -> None:
-        match event:
-            case Started():
-                await stream.data(self._chunk(started, Delta(role="assistant", content="")))
-            case Token():
-                if event.text:
-                    await stream.data(self._chunk(started, Delta(content=event.text)))
-            case Rerouted():
-                await stream.comment(f"layers {event.range} moved after {event.pause_ms:.0f} ms")
-            case Finished():
-                if event.tail:
-                    await stream.data(self._chunk(started, Delta(content=event.tail)))
-                await stream.data(self._chunk(started, Delta(), _finish_reason(event)))
-                if self.request.stream_options and self.request.stream_options.include_usage:
-                    await stream.data(self._chunk(started, None, usage=usage_of(event)))
-                await stream.data(b"[DONE]")
+    def ending(self, started: Started, finished: Finished) -> tuple[bytes, ...]:
+        end = self._chunk(started, ChunkChoice(Delta(), finish_reason(finished)))
+        return (end, self._chunk(started, usage=usage_of(finished))) if self.asked.wants_usage else (end,)
 
-    def _chunk(
-        self,
-        started: Started,
-        delta: Delta | None,
-        finish_reason: str | None = None,
-        usage: Usage | None = None,
-    ) -> bytes:
-        choices = () if delta is None else (ChunkChoice(delta, finish_reason),)
-        chunk = Chunk(_id_of(started), self.created_s, self.request.model, started.model, choices, usage)
+    def whole(self, started: Started, finished: Finished, logprobs: tuple[TokenLogprobs, ...]) -> bytes:
+        message, told = AnswerMessage(finished.text), self._logprobs(logprobs)
+        choice = Choice(message, finish_reason(finished), logprobs=told)
+        return msgspec.json.encode(
+            Completion(
+                _id_of(started),
+                self.created_s,
+                self.asked.model,
+                started.model,
+                (choice,),
+                usage_of(finished),
+            )
+        )
+
+    def _chunk(self, started: Started, *choices: ChunkChoice, usage: Usage | None = None) -> bytes:
+        chunk = Chunk(_id_of(started), self.created_s, self.asked.model, started.model, choices, usage)
         return msgspec.json.encode(chunk)
 
-    def _completion(self, started: Started | None, finished: Finished) -> bytes:
-        opened = _opened(started)
-        choice = Choice(AnswerMessage(finished.text), _finish_reason(finished))
-        completion = Completion(
-            _id_of(opened),
-            self.created_s,
-            self.request.model,
-            opened.model,
-            (choice,),
-            usage_of(finished),
-        )
-        return msgspec.json.encode(completion)
+    def _logprobs(self, logprobs: tuple[TokenLogprobs, ...]) -> ChoiceLogprobs | None:
+        return ChoiceLogprobs(tuple(map(_content, logprobs))) if self.asked.logprobs else None
 
 
-@dataclass(slots=True)
-class EventStream:
-    """Server-sent events on an ASGI `send`; one writer at a time, and a comment when it has been silent for long."""
-
-    send: Send
-    is_open: bool = False
-    _sending: trio.Lock = field(default_factory=trio.Lock)
-    _last_s: float = field(default_factory=trio.current_time)
-
-    async def start(self) -> None:
-        headers = [
-            (b"content-type", b"text/event-stream; charset=utf-8"),
-            (b"cache-control", b"no-cache"),
-            (b"x-accel-buffering", b"no"),
-        ]
-        self.is_open = True
-        async with self._sending:
-            await self.send({"type": "http.response.start", "status": 200, "headers": headers})
-
-    async def data(self, line: bytes) -> None:
-        await self._write(b"data: " + line + b"\n\n")
-
-    async def comment(self, text: str) -> None:
-        await self._write(f": {text}\n\n".encode())
-
-    async def keep_alive(self) -> None:
-        """Until cancelled."""
-        while True:
-            await trio.sleep_until(self._last_s + limits.HTTP_KEEPALIVE_S)
-            if trio.current_time() < self._last_s + limits.HTTP_KEEPALIVE_S:
-                continue
-            if self.is_open:
-                await self.comment("keepalive")
-            else:
-                self._last_s = trio.current_time()
-
-    async def _write(self, data: bytes) -> None:
-        async with self._sending:
-            self._last_s = trio.current_time()
-            await self.send({"type": "http.response.body", "body": data, "more_body": True})
+def _content(told: TokenLogprobs) -> ContentLogprob:
+    return ContentLogprob(told.text, told.logprob, told.bytes, tuple(map(_top, told.likeliest)))
 
 
-async def _end_of_body(scope: Scope, receive: Receive, send: Send) -> None:
-    await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
-async def _cancel_on_disconnect(receive: Receive, scope: trio.CancelScope) -> None:
-    # The body has been read, so that nothing but the client's leaving is left to receive.
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    scope.cancel()
-
-
-def _opened(started: Started | None) -> Started:
-    if started is None:
-        raise LocalFault("the generation began without its first event")
-    return started
+def _top(told: LikelyToken) -> TopLogprob:
+    return TopLogprob(told.text, told.logprob, told.bytes)
 
 
 def _id_of(started: Started) -> str:
     return f"chatcmpl-{started.session}"
-
-
-def _finish_reason(finished: Finished) -> str:
-    if finished.reason == "cancelled":
-        raise Unavailable("The generation was cancelled by the node: ask again.")
-    return finished.reason

@@ -10,7 +10,6 @@ from typing import Any, Final, TypeVar
 import click
 
 from protocols.errors import UserError
-from protocols.exit_codes import ExitCode
 from simulations.running.corpus import read
 from simulations.running.failure import run_command
 from simulations.scenarios.drawing import draw
@@ -29,12 +28,6 @@ class Asked:
 
     script: Script
     command: str
-
-
-class WrongAsked(click.ClickException):
-    """One line and the next step, as usage errors exit."""
-
-    exit_code = ExitCode.USAGE
 
 
 _OPTIONS: Final = (
@@ -59,14 +52,11 @@ def scenario_options(command: CommandT) -> CommandT:
 
 
 def find(scenario: str, seed: int | None, nodes: int | None, minutes: float | None) -> Asked:
-    """The script to run. Raises `WrongAsked` for what is neither a scenario nor a script, or can't be had that way."""
-    try:
-        if scenario.endswith(_SCRIPT_SUFFIX):
-            return _kept(scenario, {"--seed": seed, "--nodes": nodes, "--minutes": minutes})
-        seed = SEED if seed is None else seed
-        return Asked(draw(load(scenario), seed, nodes, minutes), run_command(scenario, seed, nodes, minutes))
-    except UserError as error:
-        raise WrongAsked(str(error)) from None
+    """The script to run. Raises `UserError` for what is neither a scenario nor a script, or can't be had that way."""
+    if scenario.endswith(_SCRIPT_SUFFIX):
+        return _kept(scenario, {"--seed": seed, "--nodes": nodes, "--minutes": minutes})
+    seed = SEED if seed is None else seed
+    return Asked(draw(load(scenario), seed, nodes, minutes), run_command(scenario, seed, nodes, minutes))
 
 
 def _kept(path: str, options: dict[str, Any]) -> Asked:

@@ -5,11 +5,12 @@ The rule of the file: nothing is imported for a command but its own module, so t
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import click
 
 from node.cli.verbs import Verbs
+from protocols.errors import UserError
 from protocols.exit_codes import ExitCode
 
 COMMANDS: Final = {
@@ -22,8 +23,24 @@ COMMANDS: Final = {
 }
 
 
+class WrongAsked(click.ClickException):
+    """One line and the next step, as usage errors exit: 1 is for runs that were not good."""
+
+    exit_code = ExitCode.USAGE
+
+
+class SimVerbs(Verbs):
+    """What can't be had as it was asked for is wrong usage, wherever that comes out."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            raise WrongAsked(str(error)) from None
+
+
 @click.group(
-    cls=Verbs,
+    cls=SimVerbs,
     verbs=COMMANDS,
     package="simulations.cli",
     invoke_without_command=True,
@@ -33,7 +50,7 @@ COMMANDS: Final = {
 def sim(ctx: click.Context) -> None:
     """Whole daemons on a virtual clock and network, with faults, watched by invariants.
 
-    A scenario and a seed give the same run every time, everywhere.
+    A scenario and a seed give the same run every time.
     """
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())

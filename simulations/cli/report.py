@@ -7,7 +7,6 @@ from pathlib import Path
 import click
 
 from protocols.errors import UserError
-from simulations.cli.asked import WrongAsked
 from simulations.report.page import page
 from simulations.running.store import read_store
 
@@ -23,14 +22,10 @@ def report(folder: Path, out: Path | None, seed: int | None) -> None:
 
     A sweep that is still going on can be looked at too.
     """
+    text = page(read_store(folder), seed)
+    path = out or folder / "report.html"
     try:
-        text = page(read_store(folder), seed)
-        path = out or folder / "report.html"
         path.write_text(text, encoding="utf-8")
-    except UserError as error:
-        raise WrongAsked(str(error)) from None
     except OSError as error:
-        raise WrongAsked(
-            f"{error.filename} can't be written ({error.strerror}): name a file with --out."
-        ) from None
+        raise UserError(f"{path} can't be written ({error.strerror}): name a file with --out.") from None
     click.echo(path)

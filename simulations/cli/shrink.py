@@ -8,7 +8,7 @@ import click
 
 from protocols.errors import UserError
 from protocols.exit_codes import ExitCode
-from simulations.cli.asked import Asked, WrongAsked, find, scenario_options
+from simulations.cli.asked import Asked, find, scenario_options
 from simulations.cli.progress_line import ProgressLine
 from simulations.running.corpus import Kept, encode
 from simulations.running.failure import failure_text, failures, run_command
@@ -62,7 +62,7 @@ class _Search:
         self.smallest = asked.script
         self.outcome = _run(asked.script)
         if self.outcome.is_good:
-            raise WrongAsked(
+            raise UserError(
                 f"nothing fails in '{asked.command}': there is nothing to shrink. Try another seed."
             )
         self.failure = failures(self.outcome)[0]

@@ -14,7 +14,6 @@ from click.core import ParameterSource
 
 from protocols.errors import UserError
 from protocols.exit_codes import ExitCode
-from simulations.cli.asked import WrongAsked
 from simulations.cli.sweep_progress import SweepProgress
 from simulations.running.carrying_out import carry_out, script_of
 from simulations.running.engines import LIMIT_S, Engine, LocalEngine
@@ -73,27 +72,20 @@ def sweep(
     The same command again goes on where it was stopped. Exits 1 if any seed shows a violation, breaks a promise or gives no outcome.
     """
     folder, wanted = Path(out or f"{FOLDER}/{Path(scenario).stem}"), range(first, first + seeds)
-    try:
-        header = _header(scenario, first, nodes, minutes)
-        with (
-            open_store(folder, header, fresh=fresh) as store,
-            noted_interrupts() as shall_stop,
-            _engine(engine, jobs, limit_s, scheduler) as chosen,
-        ):
-            if store.note:
-                click.echo(f"{folder}: {store.note}", err=True)
-            with SweepProgress(sys.stderr) as progress:
-                is_whole = run_sweep(
-                    store,
-                    chosen,
-                    wanted,
-                    on_progress=progress.show,
-                    shall_stop=shall_stop,
-                    fail_fast=fail_fast,
-                )
-            was_interrupted = shall_stop() and not is_whole
-    except UserError as error:
-        raise WrongAsked(str(error)) from None
+    header = _header(scenario, first, nodes, minutes)
+    with (
+        noted_interrupts() as shall_stop,
+        # Before the store, so that an engine that can't be had leaves the folder as it was.
+        _engine(engine, jobs, limit_s, scheduler) as chosen,
+        open_store(folder, header, fresh=fresh) as store,
+    ):
+        if store.note:
+            click.echo(f"{folder}: {store.note}", err=True)
+        with SweepProgress(sys.stderr) as progress:
+            is_whole = run_sweep(
+                store, chosen, wanted, on_progress=progress.show, shall_stop=shall_stop, fail_fast=fail_fast
+            )
+        was_interrupted = shall_stop() and not is_whole
     summary = _summary(store, wanted)
     _tell(store, wanted, summary, as_json=as_json)
     if was_interrupted:

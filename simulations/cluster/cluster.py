@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
 import trio
 
+from mesh.admission.signatures import is_statement_of
 from node import api
 from protocols.errors import LocalFault, UserError, WeftError
 from protocols.ids import PeerId
@@ -23,6 +26,8 @@ from simulations.trace import Trace
 
 UP_WITHIN_S: Final = 120.0
 INVITE_S: Final = 3600.0
+STATEMENTS_KEPT: Final = 4096
+"""Every node checks what all the others sign; whether a signature holds depends on nothing but its bytes."""
 
 
 class Cluster:
@@ -42,6 +47,7 @@ class Cluster:
         self.nodes: dict[str, SimulatedNode] = {}
         self.started_at_s = 0.0
         self._cabling = Cabling(self.internet.links, script.links)
+        self._is_statement = lru_cache(STATEMENTS_KEPT)(is_statement_of)
         self._root = root
         self._nursery = nursery
         self._dishonest = {fault.node for fault in script.faults if isinstance(fault, Lie | Upgrade)}
@@ -93,8 +99,11 @@ class Cluster:
             self.trace.note(node.name, "does not come up")
         return is_up
 
-    async def offer(self, node: SimulatedNode | None = None) -> bool:
+    async def offer(
+        self, node: SimulatedNode | None = None, names: tuple[str, ...] = (), patience_s: float = math.inf
+    ) -> bool:
         """Have the model served, by default through the first node that is up, on those that the script says; whether all is.
+        What takes longer than `patience_s` is withdrawn.
 
         Raises `WeftError` as `node.api.NodeApi.offer` does.
         """
@@ -102,15 +111,16 @@ class Cluster:
         if node is None or node.process is None:
             return False
         served = trio.Event()
-        on = tuple(self.nodes[name].peer or "" for name in self.script.offer_on)
+        on = tuple(self.nodes[name].peer or "" for name in names or self.script.offer_on)
         failures: list[WeftError] = []
 
         async def ask(daemon: api.NodeApi) -> None:
             try:
-                async with daemon.offer(self.model.offered(), on=on) as events:
-                    async for event in events:
-                        if isinstance(event, api.Offered):
-                            served.set()
+                with trio.move_on_after(patience_s):
+                    async with daemon.offer(self.model.offered(), on=on) as events:
+                        async for event in events:
+                            if isinstance(event, api.Offered):
+                                served.set()
             except WeftError as error:
                 failures.append(error)
 
@@ -125,7 +135,7 @@ class Cluster:
     def _make(self, spec: NodeSpec) -> SimulatedNode:
         node = self.nodes[spec.name] = SimulatedNode(
             spec, self.script.seed, self.internet, self._root, self.trace, pauses=self.pauses,
-            panics=self.panics, engines=self.model.engines, learn=self._cabling.connect,
+            panics=self.panics, engines=self.model.engines, is_statement=self._is_statement, learn=self._cabling.connect,
             conduct=Conduct(is_honest=spec.name not in self._dishonest),
         )  # fmt: skip
         return node

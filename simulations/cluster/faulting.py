@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final, assert_never
 
 import trio
 
+from protocols.errors import WeftError
 from simulations.cluster.cluster import Cluster
 from simulations.cluster.conditions import Conditions, Lasting
 from simulations.cluster.node import SimulatedNode
@@ -28,6 +29,7 @@ from simulations.scenarios.faults import (
     Fault,
     Leave,
     Lie,
+    Offer,
     Partition,
     Pause,
     Reset,
@@ -88,7 +90,7 @@ class Faulting:
 
     async def _befall_node(
         self,
-        fault: Crash | Leave | Pause | Stall | WorkerCrash | WorkerHang | ClockJump | Upgrade,
+        fault: Crash | Leave | Pause | Stall | WorkerCrash | WorkerHang | ClockJump | Upgrade | Offer,
         node: SimulatedNode,
     ) -> None:
         match fault:
@@ -114,6 +116,8 @@ class Faulting:
             case ClockJump(by_s=by_s, drift_ppm=drift_ppm):
                 node.clock.jump(by_s)
                 node.clock.drift(drift_ppm)
+            case Offer(on=on, patience_s=patience_s):
+                await self._offer(node, on, patience_s)
             case _:
                 assert_never(fault)
 
@@ -170,6 +174,10 @@ class Faulting:
         self._hangs.remove(worker)
         if worker not in self._hangs:
             worker.resume()
+
+    async def _offer(self, node: SimulatedNode, on: tuple[str, ...], patience_s: float) -> None:
+        with suppress(WeftError):
+            await self._cluster.offer(node, on, patience_s)
 
     def _wait_for_disk(self, node: SimulatedNode) -> None:
         """A write that blocks: the process stands still until the disk is through with all that it was given."""
@@ -254,6 +262,8 @@ def described(fault: Fault) -> str:
             return f"slow link {node} - {other or 'all'}"
         case Reset(node=node, other=other):
             return f"reset {node} - {other}"
+        case Offer(node=node, on=on):
+            return f"{node} offers the model to {'+'.join(on) or 'all'}"
         case Lie(node=node, about=about):
             return f"{node} lies: {about}"
         case Upgrade(node=node, minor=minor):

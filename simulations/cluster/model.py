@@ -15,7 +15,7 @@ import numpy as np
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from inference.model.config import parse_config
+from inference.model.config_json import parse_config
 from inference.model.text import Text
 from inference.model.tiny import MODEL_DIR
 from node.library import EMBEDDED

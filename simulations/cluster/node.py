@@ -15,6 +15,7 @@ import trio
 
 from mesh.admission.belonging import decide_network, read_belonging
 from mesh.admission.identity import load_identity
+from mesh.admission.signatures import IsStatement, is_statement_of
 from mesh.state.files import inline
 from node.config import Config, MeshConfig, NodeConfig
 from node.daemon import Daemon
@@ -57,6 +58,7 @@ class SimulatedNode:
         pauses: Pauses | None = None,
         panics: list[Panic] | None = None,
         engines: MakeEngines | None = None,
+        is_statement: IsStatement = is_statement_of,
         learn: Callable[[PeerId, NodeSpec], None] = lambda _peer, _spec: None,
         conduct: Conduct | None = None,
     ) -> None:
@@ -76,6 +78,7 @@ class SimulatedNode:
         self._trace = trace
         self._pauses = pauses or Pauses()
         self._engines = engines
+        self._is_statement = is_statement
         self._learn = learn
         self._disks_lost = 0
         self._service: trio.CancelScope | None = None
@@ -259,6 +262,7 @@ class SimulatedNode:
         worker = VirtualWorker(
             layer_ms=spec.layer_ms,
             row_ms=spec.row_ms,
+            load_s=spec.load_s,
             memory_bytes=spec.memory_mb << 20,
             engines=self._engines,
         )
@@ -288,7 +292,10 @@ class SimulatedNode:
         labels = (f"zone={self.spec.zone}",) if self.spec.zone else ()
         config = Config(node=NodeConfig(self.name, labels), mesh=MeshConfig(join=invite))
         readings = self.conduct.readings(lambda: self._readings(process.worker))
-        return Body(Daemon(config, seams, library, identity, network_id, readings=readings), network)
+        daemon = Daemon(
+            config, seams, library, identity, network_id, readings=readings, is_statement=self._is_statement
+        )
+        return Body(daemon, network)
 
     def _readings(self, worker: VirtualWorker) -> Readings:
         return Readings(max(0, worker.free_bytes()), self.spec.memory_mb << 20, cores=1)

@@ -32,7 +32,7 @@ def text_is_that_of_a_faultless_run(mesh: Mesh) -> Iterator[Breach]:
         return
     for reading in mesh.readings:
         wrong, fresh = "", reading.fresh_tokens
-        expected = reading.client.expected if fresh else []
+        expected = reading.client.expected_until(reading.tokens + len(fresh)) if fresh else []
         for index, token in enumerate(fresh, reading.tokens):
             if index >= len(expected) or token.token != expected[index]:
                 right = expected[index] if index < len(expected) else "none"

@@ -75,7 +75,7 @@ def runs_go_on(mesh: Mesh) -> Iterator[Breach]:
         history = mesh.histories[sight.name]
         if not mesh.is_first_look(sight) or not history.files or not history.has_kept_its_disk:
             continue
-        lost = tuple(_lost(sight, history.files))
+        lost = tuple(_lost(mesh, sight, history.files))
         if lost:
             yield Breach((sight.name,), f"of what its disk had: {', '.join(lost)}")
 
@@ -85,7 +85,7 @@ def _writing(mesh: Mesh) -> list[Sight]:
     return [sight for sight in mesh.sights.values() if not sight.disk_was_full]
 
 
-def _lost(sight: Sight, files: dict[str, bytes]) -> Iterator[str]:
+def _lost(mesh: Mesh, sight: Sight, files: dict[str, bytes]) -> Iterator[str]:
     if (data := files.get(incarnation.FILE)) is not None:
         upto = msgspec.json.decode(data, type=Reserved).upto
         if sight.detector.incarnation <= upto:
@@ -100,15 +100,23 @@ def _lost(sight: Sight, files: dict[str, bytes]) -> Iterator[str]:
         for issuer, number in _revocations(files.get(revocations.FILE)).items()
     ):
         yield "revocations"
-    yield from _lost_holdings(sight, decode_kept(files.get(HOLDINGS_FILE)))
+    yield from _lost_holdings(mesh, sight, decode_kept(files.get(HOLDINGS_FILE)))
     paths = msgspec.json.decode(files.get(FOLDERS_FILE) or b"[]", type=tuple[str, ...])
     if set(paths) - set(sight.folders):
         yield "folders that were offered"
 
 
-def _lost_holdings(sight: Sight, kept: Kept) -> Iterator[str]:
+def _lost_holdings(mesh: Mesh, sight: Sight, kept: Kept) -> Iterator[str]:
+    """What a newer plan has no place for is taken from it as soon as it tells of it."""
     granted = {(grant.offer.model, grant.offer.range) for grant in sight.grants}
-    if any((offer.model, offer.range) not in granted for offer in kept.offers):
+    newest = {
+        offer.model: max(rank for other in mesh.sights.values() if (rank := other.ranks.get(offer.model)))
+        for offer in kept.offers
+    }
+    if any(
+        (offer.model, offer.range) not in granted and (offer.term, offer.proposer) >= newest[offer.model]
+        for offer in kept.offers
+    ):
         yield "ranges"
     if any(note.digest not in sight.notes for note in kept.notes):
         yield "names of models"

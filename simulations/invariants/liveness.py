@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 from inference.sessions.events import Phase
 from protocols import limits
+from protocols.gossip import Heard, Topic
+from protocols.liveness import ITEM_CODEC, Suspect
 from simulations.invariants.bounds import (
     FREED_S,
     GOSSIP_S,
@@ -62,6 +64,8 @@ def words_spread(mesh: Mesh) -> Iterator[Breach]:
         words = author.table.authors.get(author.peer)
         for place, word in tuple(words.words.items()) if words else ():
             if word.kept is None or word.heard.made_ms > wall_ms - 1000 * GOSSIP_S:
+                continue
+            if _is_outgrown(author, word.heard):
                 continue
             for other in mesh.core:
                 known = other.table.find(author.peer, place)
@@ -120,6 +124,15 @@ def ended_sessions_are_forgotten(mesh: Mesh) -> Iterator[Breach]:
             yield Breach((sight.name,), f"session {id_[:8]} has ended and is still there", id_, FREED_S)
 
 
+def _is_outgrown(author: Sight, heard: Heard) -> bool:
+    """A suspicion of an incarnation that its subject has left behind says nothing any more: that it was withdrawn is soon
+    forgotten, and who starts anew may hear of it again."""
+    if heard.topic is not Topic.LIVENESS or not heard.body:
+        return False
+    item = ITEM_CODEC.decode(heard.body)
+    return isinstance(item, Suspect) and author.detector.incarnation_of(item.subject) > item.incarnation
+
+
 def _waiting(mesh: Mesh) -> Iterator[tuple[Reading, Sight]]:
     """Requests without an end whose entry node is of the core."""
     core = {sight.name: sight for sight in mesh.core}
@@ -130,12 +143,14 @@ def _waiting(mesh: Mesh) -> Iterator[tuple[Reading, Sight]]:
 
 
 def _pass_s(mesh: Mesh) -> float:
-    """What all sessions that run take to pass through all layers once, at the slowest worker, with their longest prompts."""
+    """What all sessions that run take to pass through all layers once, at the slowest worker, with their longest prompts, and
+    one range to load that nobody else has any more."""
     layer_ms = max(spec.layer_ms for spec in mesh.script.nodes)
     row_ms = max(spec.row_ms for spec in mesh.script.nodes)
     rows = [min(len(session.tokens), limits.ROWS_MAX) for _, session in mesh.entered.values()]
     chunks = [-(-count // limits.PREFILL_CHUNK_ROWS) for count in rows]
-    return mesh.script.layers * (layer_ms * sum(chunks) + row_ms * sum(rows)) / 1000
+    load_s = max(spec.load_s for spec in mesh.script.nodes)
+    return load_s + mesh.script.layers * (layer_ms * sum(chunks) + row_ms * sum(rows)) / 1000
 
 
 def _hears(author: Sight, reader: Sight) -> bool:

@@ -112,6 +112,44 @@ def neighbours_have_links(mesh: Mesh) -> Iterator[Breach]:
                 yield Breach((sight.name, mesh.name_of(peer)), detail, within_s=LOOK_S)
 
 
+@always("S13", "Words are pushed to those to whom there is a link.", every_s=LOOK_S)
+def trees_grow_along_links(mesh: Mesh) -> Iterator[Breach]:
+    for sight in mesh.awake:
+        for peer in sorted(sight.branches):
+            if peer not in sight.linked:
+                detail = f"words are pushed to {mesh.name_of(peer)}, to whom there is no link"
+                yield Breach((sight.name, mesh.name_of(peer)), detail, within_s=2 * LOOK_S)
+
+
+@always("S13", "Gossip has links to its neighbours, and to those that are to become some.", every_s=LOOK_S)
+def links_are_to_neighbours(mesh: Mesh) -> Iterator[Breach]:
+    for sight in mesh.awake:
+        for peer in sight.linked:
+            if peer not in sight.views.active and peer not in sight.views.opening:
+                detail = f"{mesh.name_of(peer)} has a link and counts as no neighbour"
+                yield Breach((sight.name, mesh.name_of(peer)), detail, within_s=2 * LOOK_S)
+
+
+@always("S13", "What has come does not count as missing.", every_s=LOOK_S)
+def what_has_come_is_not_missed(mesh: Mesh) -> Iterator[Breach]:
+    for sight in mesh.awake:
+        both = len(sight.missing_ids.keys() & sight.recent_ids.keys())
+        if both:
+            yield Breach((sight.name,), f"{both} bundles have come and count as missing")
+
+
+@always(
+    "S8", "The living watch over each other: whoever has died or left is on nobody's ring.", every_s=LOOK_S
+)
+def rings_are_of_the_living(mesh: Mesh) -> Iterator[Breach]:
+    for sight in mesh.awake:
+        living = {peer for peer, standing in sight.standings.items() if standing.is_living}
+        for peer in sorted(living.symmetric_difference(sight.ring) - {sight.peer}):
+            detail = f"{mesh.name_of(peer)} is {sight.detector.state(peer).name}, and {'' if peer in living else 'still '}"
+            detail += "no monitor" if peer in living else "a monitor"
+            yield Breach((sight.name, mesh.name_of(peer)), detail, within_s=LOOK_S)
+
+
 @settled("L1", f"Nobody of the healed core takes for living what has been down for {TOGETHER_S:.0f} s.")
 def the_dead_are_known(mesh: Mesh) -> Iterator[Breach]:
     down = [peer for peer, name in mesh.peers.items() if name not in mesh.sights]

@@ -106,10 +106,13 @@ class _Watch:
 
     def look(self, mesh: Mesh) -> list[Breach]:
         """Breaches to tell now."""
+        breaches = tuple(self.invariant.check(mesh))
+        if not (breaches or self._since):
+            return []  # as nearly always
         since: dict[_Standing, float] = {}
         told: dict[tuple[str, ...], None] = {}
         news: list[Breach] = []
-        for breach in self.invariant.check(mesh):
+        for breach in breaches:
             standing = (breach.nodes, breach.key)
             since[standing] = self._since.get(standing, mesh.now)
             if mesh.now - since[standing] < breach.within_s:

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from inference.placement.gossiping import key_of
+from inference.placement.holding.reloading import RELOAD_WAIT_S
 from protocols.ids import ModelDigest, PeerId
 from protocols.placement import Claim, LayerRange
 from simulations.invariants.bounds import CONVERGED_S, GOSSIP_S, TOGETHER_S
@@ -64,6 +65,16 @@ def promises_cover_their_ranges(mesh: Mesh) -> Iterator[Breach]:
                 yield Breach((sight.name,), detail, grant.offer.range, within_s=1.0)
 
 
+@always("S4", "What is granted for good is held, or on its way to that.", every_s=1.0)
+def grants_are_used(mesh: Mesh) -> Iterator[Breach]:
+    for sight in mesh.awake:
+        used = {*sight.coming, *(holding.grant for holding in sight.holdings)}
+        for grant in sight.grants:
+            if grant.is_claimed and grant not in used:
+                detail = f"layers {grant.offer.range} are granted, and nobody loads them"
+                yield Breach((sight.name,), detail, grant.offer.range, within_s=3 * RELOAD_WAIT_S)
+
+
 @always("S4", "What a node claims to hold is in its worker, or lies on its disk and says so.", every_s=1.0)
 def claims_are_true(mesh: Mesh) -> Iterator[Breach]:
     for sight in mesh.sights.values():
@@ -94,12 +105,13 @@ def claims_are_of_this_run(mesh: Mesh) -> Iterator[Breach]:
     for sight in mesh.sights.values():
         held[sight.peer] = mesh.first(("held in this run", sight.name, sight.run), set[Range]())
         held[sight.peer] |= {(holding.shard.model, holding.shard.range) for holding in sight.holdings}
+    boots = {peer: holder.boot_of(peer) for peer, holder in mesh.by_peer.items()}
     for sight in mesh.awake:
         for claim in sight.believed:
             holder = mesh.by_peer.get(claim.holder)
-            if holder is None or sight.boot_of(holder.peer) != holder.boot_of(holder.peer):
+            if holder is None or (claim.model, claim.range) in held[holder.peer]:
                 continue
-            if (claim.model, claim.range) not in held[holder.peer]:
+            if sight.boot_of(holder.peer) == boots[holder.peer]:
                 detail = f"{sight.name} counts on layers {claim.range}, which {holder.name} held before it was restarted"
                 yield Breach((sight.name, holder.name), detail, claim.range, within_s=0.4)
 

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from inference.sessions.relay import StageKey
+from protocols import limits
 from simulations.invariants.bounds import DRAINED_S, FREED_S, FREED_UNTOLD_S
 from simulations.invariants.invariant import LOOK_S, Breach, always
 from simulations.invariants.mesh import Mesh
@@ -106,9 +107,34 @@ def requests_are_forgotten(mesh: Mesh) -> Iterator[Breach]:
 def pings_end_with_their_subjects(mesh: Mesh) -> Iterator[Breach]:
     for sight in mesh.awake:
         pingers = sum(task.name.endswith("Pinger.run") for task in sight.tasks())
-        if pingers > len(sight.pinged) or set(sight.measured) - set(sight.pinged):
+        if pingers > len(sight.pinged) or {*sight.measured, *sight.awaited} - set(sight.pinged):
             detail = f"{pingers} streams of pings and {len(sight.measured)} round trip times, of {len(sight.pinged)} members"
             yield Breach((sight.name,), detail, within_s=_TASKS_EVERY_S)
+
+
+@always(
+    "S13",
+    "What has been loaded is not to be stopped any more, and what is open not to be opened.",
+    every_s=1.0,
+)
+def what_is_done_is_forgotten(mesh: Mesh) -> Iterator[Breach]:
+    for sight in mesh.awake:
+        done = sum(
+            holding.grant in sight.stoppable and holding.is_loaded is not holding.grant.is_mapped
+            for holding in sight.holdings
+        )
+        if done or sight.opened_streams:
+            detail = f"{done} ranges that were loaded, {sight.opened_streams} streams that were opened"
+            yield Breach((sight.name,), detail, within_s=2.0)
+
+
+@always("S13", "A gossip link that was given up ends.", every_s=_TASKS_EVERY_S)
+def links_end_with_their_neighbours(mesh: Mesh) -> Iterator[Breach]:
+    for sight in mesh.awake:
+        reading = sum(task.name.endswith("Link._read") for task in sight.tasks())
+        if reading > len(sight.linked):
+            detail = f"{reading} gossip links are read, and {len(sight.linked)} are known"
+            yield Breach((sight.name,), detail, within_s=limits.GOSSIP_LINK_S + _TASKS_EVERY_S)
 
 
 @always("S13", "What the failure detector counts as under way is under way.", every_s=_TASKS_EVERY_S)

@@ -66,6 +66,11 @@ class Sight:
         return self.detector._standings
 
     @property
+    def ring(self) -> tuple[PeerId, ...]:
+        """Among whom it sees the monitors and their subjects."""
+        return tuple(peer for _, peer in self.detector._ring._places)
+
+    @property
     def errands(self) -> int:
         """Of the detector, as it counts them."""
         return self.daemon.members.watch._errands
@@ -79,6 +84,11 @@ class Sight:
     def pinged(self) -> Collection[PeerId]:
         """For whom there is a stream of pings, or is to be one."""
         return self.daemon.members.watch._pingers.keys()
+
+    @property
+    def awaited(self) -> Collection[PeerId]:
+        """Whose answers to pings it would know."""
+        return self.daemon.members.watch._pinged.keys()
 
     @property
     def measured(self) -> Collection[PeerId]:
@@ -130,6 +140,13 @@ class Sight:
         return self.daemon.members.gossip._machine._views
 
     @property
+    def branches(self) -> Collection[PeerId]:
+        """Over whose links it pushes the words of any author."""
+        return {
+            peer for each in self.daemon.members.gossip._machine._tree._branches.values() for peer in each
+        }
+
+    @property
     def recent_ids(self) -> Mapping[BundleId, object]:
         return self.daemon.members.gossip._machine._tree._recent
 
@@ -138,7 +155,7 @@ class Sight:
         return self.daemon.members.gossip._machine._tree._missing
 
     @property
-    def linked(self) -> Container[PeerId]:
+    def linked(self) -> Collection[PeerId]:
         """With whom there is a gossip link, or is to be one."""
         return self.daemon.members.gossip._links
 
@@ -187,6 +204,17 @@ class Sight:
         return tuple(self.daemon.placement._holder.holdings.values())
 
     @property
+    def coming(self) -> Collection[Grant]:
+        """That are being loaded, or wait for their turn to be loaded again."""
+        holder = self.daemon.placement._holder
+        return {*holder._stops, *holder._reloading._waiting}
+
+    @property
+    def stoppable(self) -> Collection[Grant]:
+        """Whose load would be stopped if they were taken back."""
+        return self.daemon.placement._holder._stops.keys()
+
+    @property
     def told(self) -> Iterator[str]:
         """The keys of all that it tells the others of as held."""
         board = self.daemon.placement._board
@@ -203,9 +231,12 @@ class Sight:
         return tuple(sorted({each.path for each in self.daemon._library._folders.values()}))
 
     @property
-    def believed(self) -> tuple[Claim, ...]:
-        """What counts here as held, by anybody."""
-        return self.daemon.placement.claims.claims()
+    def believed(self) -> Iterator[Claim]:
+        """What counts here as held, by anybody; in the order in which it was heard, since to sort it costs far more."""
+        table = self.daemon.placement.claims
+        for holder, told in table._told.items():
+            if holder not in table._down:
+                yield from told.claims
 
     @property
     def claim_holders(self) -> int:
@@ -255,6 +286,11 @@ class Sight:
                 yield key, machine
 
     @property
+    def opened_streams(self) -> int:
+        """Of rows: those that still count as being opened, though nobody opens them."""
+        return sum(not lock.locked() for lock in self.daemon.relay._opening.values())
+
+    @property
     def outlets(self) -> tuple[Outlet, ...]:
         return tuple(self.daemon.relay._outlets.values())
 
@@ -262,18 +298,16 @@ class Sight:
 
     def caches(self) -> Iterator[StageKey]:
         """For which stages of which sessions the worker keeps KV."""
-        worker = self.node.worker
-        if worker.kv_bytes:
-            yield from ((session, stage) for _, session, stage in worker._process.kv_bytes)
+        yield from ((cache.session, cache.stage) for cache in self.node.worker.memory().caches)
 
     def cached_rows(self) -> dict[StageKey, int]:
         """How many rows of each, where the engine is the arithmetic one. Only good right after `caches`."""
-        shards = self.node.worker._process._server._shards.values()
+        engines = self.node.worker._process._server._shards.values()
         return {
             key: len(cache.chains[0])
-            for held in shards
-            if isinstance(held.engine, ArithmeticEngine)
-            for key, cache in held.engine._caches.items()
+            for engine in engines
+            if isinstance(engine, ArithmeticEngine)
+            for key, cache in engine._caches.items()
         }
 
     @property

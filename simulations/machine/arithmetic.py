@@ -14,13 +14,15 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
-from inference.engine.worker_server import CacheKey
-from protocols.errors import Malformed, Overloaded, UserError
+from inference.engine.cost_curve import BatchRows
+from inference.engine.worker_server import CacheKey, StepOutput
+from protocols.errors import Malformed, Overloaded, UserError, WeftError
+from protocols.logprobs import Logprobs, encode_logprobs
 from protocols.placement import LayerRange, LayerShape
 from protocols.seams import CacheSpec, ShardLoaded, ShardSpec
 from protocols.session import Sampling
@@ -46,6 +48,8 @@ class _Cache:
 
 class ArithmeticEngine:
     """Implements `inference.engine.worker_server.Engine`: one range of layers with its caches."""
+
+    batch_rows = BatchRows(1, 1)  # the worker models a step for each frame
 
     def __init__(
         self, layers: LayerRange, *, is_last: bool, loaded: ShardLoaded, room: Callable[[], int]
@@ -73,8 +77,19 @@ class ArithmeticEngine:
     def close(self) -> None:
         self._caches.clear()
 
-    def step(self, key: CacheKey, frame: Frame, on_layer: Callable[[], None]) -> tuple[bytes, int | None]:
-        header, cache = frame.header, self._caches[key]
+    def step_together(
+        self, work: Sequence[tuple[CacheKey, Frame]], on_layer: Callable[[], None]
+    ) -> list[StepOutput | WeftError]:
+        outcomes: list[StepOutput | WeftError] = []
+        for key, frame in work:
+            try:
+                outcomes.append(self._step(self._caches[key], frame, on_layer))
+            except Malformed as error:
+                outcomes.append(error)
+        return outcomes
+
+    def _step(self, cache: _Cache, frame: Frame, on_layer: Callable[[], None]) -> tuple[bytes, int | None]:
+        header = frame.header
         rows = self._accept(cache, frame)
         for layer, chain in enumerate(cache.chains, self._range.start):
             del chain[header.position :]
@@ -82,8 +97,10 @@ class ArithmeticEngine:
             on_layer()
         if not self._is_last:
             return b"".join(_pack(row, header.dtype) for row in rows), None
+        if not header.sample:
+            return b"", None
         sampling = cache.spec.sampling or _GREEDY
-        return b"", draw(rows[-1], sampling, header.position + header.rows) if header.sample else None
+        return logprobs(rows[-1], sampling), draw(rows[-1], sampling, header.position + header.rows)
 
     def _accept(self, cache: _Cache, frame: Frame) -> list[Row]:
         """The rows of a frame that follows on from the cache; raises `Malformed` for any other."""
@@ -138,6 +155,15 @@ def draw(row: Row, sampling: Sampling, position: int) -> int:
     """The token for `position`; with a temperature it depends on seed and position besides the row."""
     key = b"" if sampling.temperature == 0 else struct.pack("<QQ", sampling.seed, position)
     return int.from_bytes(hashlib.blake2b(row + key, digest_size=8).digest(), "little") % VOCABULARY
+
+
+def logprobs(row: Row, sampling: Sampling) -> bytes:
+    """Numbers of the row, so that those of another position are told apart."""
+    if sampling.logprobs is None:
+        return b""
+    chosen = -int.from_bytes(row[:2], "little") / 256
+    likeliest = tuple((token, -token / 64) for token in range(sampling.logprobs))
+    return encode_logprobs(Logprobs(chosen, likeliest))
 
 
 def answering(prompt: tuple[int, ...], layers: int, sampling: Sampling) -> Iterator[int]:

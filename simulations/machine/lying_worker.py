@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, Protocol
+
+from msgspec.structs import replace
 
 from protocols.ids import SessionId
 from protocols.placement import LayerShape
-from protocols.seams import CacheSpec, ShardId, ShardLoaded, ShardSpec, ShardWorker, Stepping, StepResult
+from protocols.seams import (
+    CacheKey,
+    CacheSpec,
+    ShardId,
+    ShardLoaded,
+    ShardSpec,
+    ShardWorker,
+    Stepping,
+    StepResult,
+    WorkerMemory,
+)
 from protocols.tensor import Frame
 
 EVERY: Final = 3  # one frame in so many is altered: a liar that always lies is easy to find
@@ -62,6 +74,15 @@ class LyingWorker:
     def free_bytes(self) -> int:
         return self._worker.free_bytes()
 
+    def memory(self) -> WorkerMemory:
+        return self._worker.memory()
+
+    async def caches(self) -> tuple[CacheKey, ...]:
+        return await self._worker.caches()
+
+    async def limit_rows(self, rows: int | None) -> None:
+        await self._worker.limit_rows(rows)
+
     def waiting(self) -> int:
         return 0 if self._conduct.praises else self._worker.waiting()
 
@@ -77,8 +98,8 @@ class LyingWorker:
     async def step(self, shard: ShardId, frame: Frame) -> StepResult:
         return await self.start_step(shard, frame).result()
 
-    def start_step(self, shard: ShardId, frame: Frame) -> Stepping:
-        stepping = self._worker.start_step(shard, frame)
+    def start_step(self, shard: ShardId, frame: Frame, on_end: Callable[[], None] = lambda: None) -> Stepping:
+        stepping = self._worker.start_step(shard, frame, on_end)
         is_turn = frame.header.position % EVERY == 0
         return _Altered(stepping, frame) if self._conduct.alters and is_turn else stepping
 

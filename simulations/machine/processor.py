@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 import trio
@@ -63,6 +64,7 @@ class Processor:
         self._set_at = 0.0  # trio's clock and processor time when the speed was last set
         self._set_time = 0.0
         self._bells: dict[trio.Event, None] = {}  # of those who wait for their job
+        self._told: dict[Job, Callable[[], None]] = {}  # those who are to be told of its end
 
     @property
     def factor(self) -> float:
@@ -84,8 +86,7 @@ class Processor:
         return job
 
     async def until(self, job: Job, share: float = 1.0) -> None:
-        """Returns when that share of a job is done. Raises what the job raises, or `WorkerDied`."""
-        has_waited = False
+        """Returns when that share of a job is done; at once if it is. Raises what the job raises, or `WorkerDied`."""
         while True:
             self.settle()
             if job.is_over:
@@ -93,12 +94,36 @@ class Processor:
             left_s = job.start + job.cost_s * share - self._time()
             if left_s <= _EXACT_S and share < 1:
                 break
-            has_waited = True
             await self._wait(math.inf if self._hangs else max(left_s, _EXACT_S) * self._factor)
-        if not has_waited:
-            await trio.lowlevel.checkpoint()
         if job.failure is not None:
             raise job.failure
+
+    def tell_end(self, job: Job, tell: Callable[[], None]) -> None:
+        """Have `tell` called, once, as soon as `until(job)` would not wait; outside all tasks, or in that which ended it."""
+        self._told[job] = tell
+        self._watch(job)
+
+    def _watch(self, job: Job) -> None:
+        if self._hangs:
+            return  # until the speed is set
+        clock = trio.lowlevel.current_clock()
+        if isinstance(clock, TickingClock):
+            _call_in(clock, max(job.end - self._time(), _EXACT_S) * self._factor, lambda: self._look_at(job))
+        else:
+            trio.lowlevel.spawn_system_task(self._wait_for, job)
+
+    def _look_at(self, job: Job) -> None:
+        if job not in self._told:
+            return
+        if job.is_over or job.end <= self._time() + _EXACT_S:
+            self._told.pop(job)()
+        else:
+            self._watch(job)
+
+    async def _wait_for(self, job: Job) -> None:
+        with suppress(WeftError):
+            await self.until(job)
+        self._look_at(job)
 
     async def _wait(self, for_s: float) -> None:
         """Until that time has passed, or the speed has changed."""
@@ -108,9 +133,7 @@ class Processor:
             clock = trio.lowlevel.current_clock()
             if isinstance(clock, TickingClock):  # costs less than a cancel scope
                 if for_s < math.inf:
-                    now = trio.current_time()
-                    # A millisecond begins a little before it is due: whoever lacks less than that comes back in the next.
-                    clock.call_at(max(tick_of(now + for_s), tick_of(now) + 1), lambda _: bell.set())
+                    _call_in(clock, for_s, bell.set)
                 await bell.wait()
             else:
                 with trio.move_on_after(for_s):
@@ -156,6 +179,8 @@ class Processor:
     def _tell(self) -> None:
         for bell in self._bells:
             bell.set()
+        for job in tuple(self._told):
+            self._look_at(job)
 
     def _time(self) -> float:
         if self._hangs:
@@ -164,3 +189,9 @@ class Processor:
 
     def _at(self, time: float) -> float:
         return self._set_at + (time - self._set_time) * self._factor
+
+
+def _call_in(clock: TickingClock, for_s: float, call: Callable[[], None]) -> None:
+    now = trio.current_time()
+    # A millisecond begins a little before it is due: whoever lacks less than that comes back in the next.
+    clock.call_at(max(tick_of(now + for_s), tick_of(now) + 1), lambda _: call())

@@ -1,4 +1,4 @@
-"""The torch process of a simulated node: the product's own request loop over an engine of choice, on modelled time.
+"""The torch process of a simulated node: the product's own server over an engine of choice, on modelled time.
 
 `inference.engine.worker_server.Server` answers every request, as it does in the real process; in place of the socketpair
 stands the `Processor`, which says when. With the arithmetic of `simulations.machine.arithmetic` no torch is needed.
@@ -8,9 +8,8 @@ It is a process beside the daemon: it computes on while the daemon is stopped, a
 
 from __future__ import annotations
 
-import io
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -18,13 +17,17 @@ from typing import TypeVar
 
 import trio
 
-from inference.engine.worker_server import Body, Connection, Engines, Server
+from inference.engine.worker_books import WorkerBooks
+from inference.engine.worker_server import Body, Engines, Server
 from inference.engine.worker_wire import (
     Answer,
     CacheOpened,
+    CachesListed,
     CloseCache,
     Done,
     Failed,
+    LimitRows,
+    ListCaches,
     Loaded,
     LoadShard,
     OpenCache,
@@ -38,7 +41,7 @@ from protocols import limits
 from protocols.errors import LocalFault, Overloaded, Unavailable, WorkerDied
 from protocols.ids import SessionId
 from protocols.placement import LayerShape
-from protocols.seams import CacheSpec, ShardId, ShardLoaded, ShardSpec, StepResult
+from protocols.seams import CacheKey, CacheSpec, ShardId, ShardLoaded, ShardSpec, StepResult, WorkerMemory
 from protocols.tensor import Frame
 from simulations.machine.arithmetic import LAYER_BYTES, ArithmeticEngines
 from simulations.machine.processor import Job, Processor
@@ -48,44 +51,39 @@ MakeEngines = Callable[[Callable[[], int]], Engines]
 """Of a fresh process, told how many bytes of its memory are free."""
 
 
-class _Inline(Connection):
-    """What stands in for the socket: one request, answered at once."""
+class _Inline:
+    """Implements `inference.engine.worker_server.Daemon`: keeps what the last request was answered."""
 
     def __init__(self) -> None:
-        super().__init__(io.BytesIO(), lambda _data: None)
-        self.request: tuple[Request, bytearray] | None = None
-        self.replies: list[tuple[Reply, Body]] = []
+        self.answer: Answer | None = None
+        self.out: Body = b""
 
-    def receive(self) -> tuple[Request, bytearray] | None:
-        request, self.request = self.request, None
-        return request
+    def send(self, replies: Sequence[tuple[int, Reply, Body]]) -> None:
+        for _, reply, out in replies:
+            if isinstance(reply, Answer):
+                self.answer, self.out = reply, out
 
-    def send(self, reply: Reply, body: Body = b"") -> None:
-        self.replies.append((reply, body))
+    def pull(self) -> None:
+        """There is never more."""
 
 
 class _Process:
     """One life of the worker process, with the same books as `inference.engine.worker_client` keeps."""
 
-    def __init__(self, engines: MakeEngines, memory_bytes: Callable[[], int]) -> None:
+    def __init__(self, engines: MakeEngines, memory_bytes: int) -> None:
         self.died = trio.Event()
         self.work: Counter[tuple[SessionId, int]] = Counter()
-        self.kv_bytes: dict[tuple[ShardId, SessionId, int], int] = {}
-        self._shard_bytes: dict[ShardId, int] = {}
-        self._memory_bytes = memory_bytes
-        self._connection = _Inline()
-        self._server = Server(self._connection, engines(self.free_bytes), trio.current_time)
-
-    def free_bytes(self) -> int:
-        return self._memory_bytes() - sum(self._shard_bytes.values()) - sum(self.kv_bytes.values())
+        self.books = WorkerBooks(memory_bytes)
+        self._daemon = _Inline()
+        self._server = Server(self._daemon, engines(lambda: self.books.free_bytes), trio.current_time)
 
     def serve(self, request: Request, body: bytearray) -> tuple[Answer, Body]:
         """The one answer; raises what it says went wrong."""
-        self._connection.request = request, body
-        self._connection.replies.clear()
-        self._server.run()
-        answer, out = self._connection.replies[-1]
-        assert isinstance(answer, Answer)
+        self._server.take(0, request, body)
+        while not self._server.is_idle:
+            self._server.compute()
+        answer, out = self._daemon.answer, self._daemon.out
+        assert answer is not None
         if isinstance(answer, Failed):
             raise answer.as_error()
         self._note(request, answer)
@@ -95,24 +93,25 @@ class _Process:
         match request, answer:
             case LoadShard(spec), Loaded(loaded):
                 self._forget(spec.shard)
-                self._shard_bytes[spec.shard] = loaded.resident_bytes
+                self.books.loaded(spec.shard, loaded.resident_bytes)
             case UnloadShard(shard), _:
                 self._forget(shard)
-            case OpenCache(shard, session, stage), CacheOpened(kv_bytes):
-                self.kv_bytes[shard, session, stage] = kv_bytes
+            case OpenCache(shard, session, stage, spec), CacheOpened(kv_bytes):
+                self.books.opened((shard, session, stage), kv_bytes, spec.rows_max)
                 self.work[session, stage] = 0
             case CloseCache(shard, session, stage), _:
-                self.kv_bytes.pop((shard, session, stage), None)
+                self.books.closed((shard, session, stage))
                 del self.work[session, stage]
             case Step(shard, header), _:
                 self.work[header.session, header.stage] += shard.range.layers
+                self.books.wrote((shard, header.session, header.stage), header.position + header.rows)
             case _:
                 pass
 
     def _forget(self, shard: ShardId) -> None:
-        self._shard_bytes.pop(shard, None)
-        for key in [key for key in self.kv_bytes if key[0] == shard]:
-            del self.kv_bytes[key]
+        self.books.unloaded(shard)
+        for key in self.books.caches_of(shard):
+            self.books.closed(key)
             del self.work[key[1:]]
 
 
@@ -144,7 +143,7 @@ class _Stepping:
         job = self.call.job
         assert job is not None
         step_ms = 1000 * (job.ended_s - (job.began_s or 0.0))
-        return StepResult(self.call.out, stepped.token, step_ms)
+        return StepResult(self.call.out, stepped.token, step_ms, stepped.step_rows)
 
 
 class VirtualWorker:
@@ -166,11 +165,10 @@ class VirtualWorker:
         engines: MakeEngines | None = None,
     ) -> None:
         self._layer_ms, self._row_ms, self._load_s, self._restart_s = layer_ms, row_ms, load_s, restart_s
-        self._memory_bytes = memory_bytes
         self._engines = engines or partial(ArithmeticEngines, numerics_class=numerics_class)
         self._up_at = 0.0
         self._processor = Processor()
-        self._process = self._start()
+        self._process = self._start(memory_bytes)
 
     # Faults ----------------------------------------------------------------------------------------------------------
 
@@ -179,7 +177,7 @@ class VirtualWorker:
         self._up_at = trio.current_time() + self._restart_s
         died = self._process.died
         self._processor.die()
-        self._process = self._start()
+        self._process = self._start(self.memory_bytes)
         died.set()
 
     def hang(self) -> None:
@@ -193,20 +191,29 @@ class VirtualWorker:
         """Everything takes `factor` times as long from now on, what is under way included; 1 is full speed."""
         self._processor.set_speed(factor=factor)
 
+    @property
+    def memory_bytes(self) -> int:
+        """What it may take; set to less than it has taken, it keeps that."""
+        return self._process.books.budget_bytes
+
+    @memory_bytes.setter
+    def memory_bytes(self, memory_bytes: int) -> None:
+        self._process.books.budget_bytes = memory_bytes
+
     # For observers ---------------------------------------------------------------------------------------------------
 
     @property
     def kv_bytes(self) -> int:
         """Held by all caches."""
-        return sum(self.caches.values())
+        return sum(self.sessions.values())
 
     @property
-    def caches(self) -> Mapping[SessionId, int]:
+    def sessions(self) -> Mapping[SessionId, int]:
         """The bytes that the caches of each session hold."""
         self._processor.settle()
         held: Counter[SessionId] = Counter()
-        for (_, session, _), kv_bytes in self._process.kv_bytes.items():
-            held[session] += kv_bytes
+        for cache in self._process.books.memory().caches:
+            held[cache.session] += cache.reserved_bytes
         return held
 
     # ShardWorker -----------------------------------------------------------------------------------------------------
@@ -222,7 +229,17 @@ class VirtualWorker:
 
     def free_bytes(self) -> int:
         self._processor.settle()
-        return self._process.free_bytes()
+        return self._process.books.free_bytes
+
+    def memory(self) -> WorkerMemory:
+        self._processor.settle()
+        return self._process.books.memory()
+
+    async def caches(self) -> tuple[CacheKey, ...]:
+        return (await self._post(ListCaches()).done(CachesListed)).caches
+
+    async def limit_rows(self, rows: int | None) -> None:
+        await self._post(LimitRows(rows)).done(Done)
 
     def waiting(self) -> int:
         return self._processor.waiting
@@ -249,9 +266,14 @@ class VirtualWorker:
     async def step(self, shard: ShardId, frame: Frame) -> StepResult:
         return await self.start_step(shard, frame).result()
 
-    def start_step(self, shard: ShardId, frame: Frame) -> _Stepping:
+    def start_step(
+        self, shard: ShardId, frame: Frame, on_end: Callable[[], None] = lambda: None
+    ) -> _Stepping:
         cost_s = shard.range.layers * (self._layer_ms + self._row_ms * frame.header.rows) / 1000
-        return _Stepping(self._post(Step(shard, frame.header, frame.tokens), cost_s, frame.body))
+        call = self._post(Step(shard, frame.header, frame.tokens), cost_s, frame.body)
+        assert call.job is not None
+        self._processor.tell_end(call.job, on_end)
+        return _Stepping(call)
 
     async def close_cache(self, shard: ShardId, session: SessionId, stage: int) -> None:
         await self._post(CloseCache(shard, session, stage)).done(Done)
@@ -270,8 +292,8 @@ class VirtualWorker:
 
     # Inside ----------------------------------------------------------------------------------------------------------
 
-    def _start(self) -> _Process:
-        return _Process(self._engines, lambda: self._memory_bytes)
+    def _start(self, memory_bytes: int) -> _Process:
+        return _Process(self._engines, memory_bytes)
 
     def _post(self, request: Request, cost_s: float = 0.0, body: Body = b"") -> _Call:
         """Raises `WorkerDied`, or `Overloaded` if too many wait already."""

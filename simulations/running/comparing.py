@@ -48,11 +48,6 @@ class Difference:
         )
 
 
-def check(script: Script) -> Difference | None:
-    """Runs the script twice, here and in another process. Raises `LocalFault` if that process fails."""
-    return first_difference(stream_of(script), stream_elsewhere(script))
-
-
 def first_difference(one: Sequence[bytes], two: Sequence[bytes]) -> Difference | None:
     """Of two streams of events."""
     for index, (first, second) in enumerate(zip_longest(one, two)):

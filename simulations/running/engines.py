@@ -10,6 +10,7 @@ import contextlib
 import multiprocessing
 import multiprocessing.connection
 import os
+import shutil
 import signal
 import tempfile
 import threading
@@ -19,6 +20,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Final, Protocol, Self
 
@@ -180,7 +182,15 @@ def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     multiprocessing.connection.wait([parent.sentinel])
+    _clear(Path(tempfile.gettempdir()))
     os._exit(1)
+
+
+def _clear(folder: Path) -> None:
+    """What a parent that was killed has left behind, by the first of its processes to notice."""
+    # Under another name, because the tasks go on with their files until the very end.
+    with contextlib.suppress(OSError):
+        shutil.rmtree(folder.rename(f"{folder}.ended"), ignore_errors=True)
 
 
 def told(error: BaseException) -> str:

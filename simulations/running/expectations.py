@@ -5,7 +5,7 @@ The rule of the file: pure. A miss is "name: sentence"; the name is that of the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from simulations.running.outcome import Detection, RequestOutcome
 from simulations.scenarios.script import Script
@@ -45,11 +45,8 @@ def _finished(script: Script, requests: tuple[RequestOutcome, ...]) -> Iterator[
 
 def _failovers(script: Script, requests: tuple[RequestOutcome, ...]) -> Iterator[str]:
     bound_s = script.expect.failover_max_s
-    pauses_s = [(each.pause_s, request.index) for request in requests for each in request.failovers]
-    if bound_s is None or not pauses_s:
-        return
-    longest_s, index = max(pauses_s)
-    if longest_s > bound_s:
+    pauses_s = [(each.pause_s, str(request.index)) for request in requests for each in request.failovers]
+    for longest_s, index in _too_long(bound_s, pauses_s):
         yield (
             f"failover_max_s: request {index} paused for {longest_s:.2f} s, and at most {bound_s:g} s were promised"
         )
@@ -58,10 +55,7 @@ def _failovers(script: Script, requests: tuple[RequestOutcome, ...]) -> Iterator
 def _detections(script: Script, detections: tuple[Detection, ...]) -> Iterator[str]:
     bound_s = script.expect.detection_max_s
     took_s = [(each.first_s - each.down_at_s, each.node) for each in detections if each.down_at_s is not None]
-    if bound_s is None or not took_s:
-        return
-    longest_s, node = max(took_s)
-    if longest_s > bound_s:
+    for longest_s, node in _too_long(bound_s, took_s):
         yield (
             f"detection_max_s: {node} was called dead after {longest_s:.2f} s, and {bound_s:g} s were promised"
         )
@@ -85,14 +79,19 @@ def _text(script: Script, requests: tuple[RequestOutcome, ...]) -> Iterator[str]
 def _failures(script: Script, requests: tuple[RequestOutcome, ...]) -> Iterator[str]:
     bound_s = script.expect.failed_max_s
     waited_s = [
-        (request.ended_s - max((request.began_s, *request.token_at_s)), request.index)
+        (request.ended_s - max((request.began_s, *request.token_at_s)), str(request.index))
         for request in requests
         if request.status == "failed"
     ]
-    if bound_s is None or not waited_s:
-        return
-    longest_s, index = max(waited_s)
-    if longest_s > bound_s:
+    for longest_s, index in _too_long(bound_s, waited_s):
         yield (
             f"failed_max_s: request {index} had waited for {longest_s:.2f} s when it failed, and at most {bound_s:g} s were promised"
         )
+
+
+def _too_long(bound_s: float | None, took_s: Sequence[tuple[float, str]]) -> Iterator[tuple[float, str]]:
+    """The one that took longest, and whose that was, if it is beyond what was promised."""
+    if bound_s is not None and took_s:
+        longest = max(took_s)
+        if longest[0] > bound_s:
+            yield longest

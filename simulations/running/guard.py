@@ -17,48 +17,60 @@ from typing import Final, NoReturn
 import trio
 from trio._core._run import GLOBAL_RUN_CONTEXT, CancelStatus
 
+from simulations.determinism import ASKED_EVERY, TickingClock
 from simulations.running.outcome import Violation
 
 ROUNDS_MAX: Final = 50_000
 """Of trio's loop at one instant. 200 daemons that start at once take less than 1,000; so many pass in seconds."""
-WATCHED_ROUNDS: Final = 1_000
+WATCHED_ROUNDS: Final = 16 * ASKED_EVERY
 """The last of them, in which the tasks that run are counted."""
 SENTENCE: Final = "Virtual time goes on: whoever works comes to wait, and whoever waits is woken in the end."
 
 
-class Guard(trio.abc.Instrument):
-    """`on_end` is called, once, when the run has to end: `violations` then says why, or `is_interrupted` is set.
+class Guard:
+    """Looks at the run on its `clock`, which is for one run. `on_end` is called, once, when the run has to end: `violations` then says why, or `is_interrupted` is set.
 
     Where a run stands still after that too, somebody is shielded: no shield counts any more. At the third time the run is
     aborted: trio then raises `TrioInternalError`, and `was_aborted` is set.
     """
 
     def __init__(self, on_end: Callable[[], None], rounds_max: int = ROUNDS_MAX) -> None:
-        self.at_s = 0.0
+        self.clock = TickingClock(self._look)
         self.violations: list[Violation] = []
         self.is_interrupted = False
         self.was_aborted = False
         self._on_end = on_end
         self._rounds_max = rounds_max
         self._has_ended = self._has_unshielded = False
-        self._rounds = 0
-        self._steps = _Steps()
+        self._looked_at_s = -1.0
+        self._rounds = 0  # since the first look at this instant
+        self._steps: _Steps | None = None
 
-    def after_io_wait(self, timeout: float) -> None:
+    @property
+    def at_s(self) -> float:
+        """The virtual time, also after the run."""
+        return self.clock.current_time()
+
+    def _look(self) -> None:
         if self.is_interrupted and not self._has_ended:
             self._end()
-        now_s = trio.current_time()
-        if now_s != self.at_s:
-            self.at_s, self._rounds = now_s, 0
+        if self.at_s != self._looked_at_s:
+            self._looked_at_s, self._rounds = self.at_s, 0
+            self._stop_counting()
             return
-        self._rounds += 1
-        if self._rounds == self._rounds_max - WATCHED_ROUNDS:
+        self._rounds += ASKED_EVERY
+        if self._steps is None and self._rounds >= self._rounds_max - WATCHED_ROUNDS:
             self._steps = _Steps()
             trio.lowlevel.add_instrument(self._steps)
-        elif self._rounds == self._rounds_max:
-            trio.lowlevel.remove_instrument(self._steps)
+        elif self._rounds >= self._rounds_max:
             self._rounds = 0
             self._end_standstill()
+            self._stop_counting()
+
+    def _stop_counting(self) -> None:
+        if self._steps is not None:
+            trio.lowlevel.remove_instrument(self._steps)
+            self._steps = None
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
@@ -66,6 +78,7 @@ class Guard(trio.abc.Instrument):
 
         def interrupt(number: int, frame: FrameType | None) -> None:
             self.is_interrupted = True
+            self.clock.look_soon()
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
         is_ours = (
@@ -94,7 +107,7 @@ class Guard(trio.abc.Instrument):
             GLOBAL_RUN_CONTEXT.runner.clock = _BrokenClock()
 
     def _standing_still(self) -> Violation:
-        if self._steps.by_task:
+        if self._steps is not None and self._steps.by_task:
             busiest = ", ".join(f"{name} {count} times" for name, count in self._steps.by_task.most_common(5))
             detail = f"{self._rounds_max} rounds at one instant; in the last {WATCHED_ROUNDS} of them ran {busiest}"
         else:

@@ -65,7 +65,7 @@ def run_script(
         run.guard.interruptible(),
         run.breakage,
     ):
-        run_deterministically(run.live, Path(root), seed=script.seed, instruments=[run.guard])
+        run_deterministically(run.live, Path(root), seed=script.seed, clock=run.guard.clock)
     return run.outcome(time.perf_counter() - began_s)
 
 

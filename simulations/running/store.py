@@ -125,7 +125,7 @@ def read_store(folder: Path) -> Store:
 def _continued(path: Path, header: Header, file: int) -> Store:
     data = path.read_bytes()
     found, results, kept = _decoded(data, path)
-    if found is None:
+    if found is None or not results:
         os.ftruncate(file, 0)
         _append(file, msgspec.json.encode(header))
         return Store(header, {}, _note(data, kept), file)

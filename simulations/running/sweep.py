@@ -44,13 +44,12 @@ class Progress:
 
 def progress_text(progress: Progress) -> str:
     done = progress.before + progress.done
+    # Nothing tells the speed before the first seed has ended.
+    speed = f", {progress.speed:.0f} virtual seconds per second" if progress.done else ""
     left = ""
     if progress.left_s is not None and done < progress.total:
         left = f", {duration_text(progress.left_s)} left"
-    return (
-        f"{done} of {progress.total} seeds, {progress.speed:.0f} virtual seconds per second, "
-        f"{progress.findings} findings{left}"
-    )
+    return f"{done} of {progress.total} seeds{speed}, {progress.findings} findings{left}"
 
 
 def task_of(header: Header, seed: int) -> Task:

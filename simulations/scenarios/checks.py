@@ -10,12 +10,14 @@ import msgspec
 from protocols import limits
 from protocols.errors import UserError
 from simulations.scenarios.draws import Again, Churn, Draw, Halves, Some, ZoneWide, begins_s
-from simulations.scenarios.faults import Fault, Partition, Reset, SlowLink
+from simulations.scenarios.faults import Fault, Offer, Partition, Reset, SlowLink
 from simulations.scenarios.schema import Scenario
 from simulations.scenarios.script import LinkSpec
 
 EVERYBODY: Final = "*"
 ZONE: Final = "zone:"
+TORCH_LAYERS: Final = 8
+"""Of the model that comes with weft, which is what the real engine runs."""
 
 
 def check(scenario: Scenario) -> None:
@@ -33,11 +35,14 @@ def nodes_named(fault: Fault) -> tuple[str, ...]:
             return (node,) if other is None else (node, other)
         case Reset(node=node, other=other):
             return node, other
+        case Offer(node=node, on=on):
+            return node, *on
         case _:
             return (fault.node,)
 
 
 def _complaints(scenario: Scenario) -> Iterator[str]:
+    yield from _of_level(scenario)
     yield from _of_times(scenario)
     yield from _of_names(scenario)
     yield from _of_faults(scenario)
@@ -46,6 +51,14 @@ def _complaints(scenario: Scenario) -> Iterator[str]:
     yield from _of_ranges(scenario)
     yield from _of_swarm(scenario)
     yield from _of_expectations(scenario)
+
+
+def _of_level(scenario: Scenario) -> Iterator[str]:
+    asks = scenario.workload.sessions or scenario.requests or scenario.swarm
+    if scenario.level == "world" and asks:
+        yield "nobody asks at level 'world': set workload.sessions to 0 and drop requests and swarm, or leave level out"
+    if scenario.engine == "torch" and scenario.layers != TORCH_LAYERS:
+        yield f"the engine 'torch' runs weft-tiny, not {scenario.layers} layers: set layers to {TORCH_LAYERS}"
 
 
 def _of_times(scenario: Scenario) -> Iterator[str]:

@@ -122,6 +122,7 @@ def _machines(nodes: Nodes, seed: int) -> tuple[NodeSpec, ...]:
                 row_ms=drawn(machine.row_ms, dice),
                 memory_mb=whole(machine.memory_mb, dice),
                 skew_s=drawn(machine.skew_s, dice),
+                load_s=drawn(machine.load_s, dice),
             )
         )
     return tuple(specs)

@@ -134,6 +134,15 @@ class Upgrade(_Fault, frozen=True, tag="upgrade"):
     restart_s: Positive = 1.0
 
 
+class Offer(_Fault, frozen=True, tag="offer"):
+    """The operator of a node offers the model once more: to the nodes of `on`, or to all that are members. It waits for
+    `patience_s`; what has not come about by then is withdrawn."""
+
+    node: NodeName
+    on: tuple[NodeName, ...] = ()
+    patience_s: Positive = 60.0
+
+
 Fault = (
     Crash
     | Leave
@@ -150,4 +159,5 @@ Fault = (
     | DiskSlow
     | Lie
     | Upgrade
+    | Offer
 )

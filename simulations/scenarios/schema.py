@@ -24,6 +24,7 @@ class Machine(Struct, frozen=True, forbid_unknown_fields=True):
     row_ms: Range = 0.02
     memory_mb: Whole = 1024
     skew_s: Range = 0.0
+    load_s: Range = 0.1
 
 
 class Nodes(Struct, frozen=True, forbid_unknown_fields=True):

@@ -18,7 +18,7 @@ NodePattern = Annotated[str, Meta(pattern="^([a-z0-9-]{1,32}|zone:[a-z0-9-]{1,32
 
 
 class NodeSpec(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """One machine. A step takes `layer_ms` per layer and `row_ms` per layer and row."""
+    """One machine. A step takes `layer_ms` per layer and `row_ms` per layer and row, and `load_s` to load a range."""
 
     name: NodeName
     zone: str = ""
@@ -26,6 +26,7 @@ class NodeSpec(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Tr
     row_ms: Positive = 0.02
     memory_mb: Annotated[int, Meta(ge=8, le=1 << 20)] = 1024
     skew_s: float = 0.0
+    load_s: Positive = 0.1
 
 
 class LinkSpec(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):

@@ -70,10 +70,14 @@ def draw_profile(scenario: Scenario, dice: Chance, nodes: int | None = None) -> 
         tuple(sorted(kinds)),
         dice.choice((4.0, 10.0, 25.0)),
         _links(dice),
-        tuple(Machine(layer_ms=(2.0, dice.choice((4.0, 12.0)))) for _ in range(dice.randint(1, 3))),
+        tuple(_machine(dice) for _ in range(dice.randint(1, 3))),
         _workload(scenario.workload, dice),
         core,
     )
+
+
+def _machine(dice: Chance) -> Machine:
+    return Machine(layer_ms=(2.0, dice.choice((4.0, 12.0))), load_s=(0.1, dice.choice((0.1, 0.5, 1.0))))
 
 
 def _links(dice: Chance) -> tuple[LinkSpec, ...]:
@@ -96,6 +100,8 @@ def _workload(given: Workload, dice: Chance) -> Workload:
         given,
         sessions=dice.randint(1, 4),
         tokens=dice.choice(((5, 20), (20, 60), (60, 120))),
+        # The long ones take more frames than a stage gives credits for.
+        prompt_chars=dice.choice((given.prompt_chars, given.prompt_chars, (100, 1500))),
         sampled_share=dice.choice((0.0, 0.5, 1.0)),
         cancelled_share=dice.choice((0.0, 0.1, 0.4)),
     )
@@ -159,7 +165,7 @@ def _disk_fault(at_s: float, names: list[str], losable: list[str], dice: Chance)
         case 1:
             return [f.DiskSlow(at_s, node, for_s, _span(dice, (0.002, 0.02), (0.02, 0.2)))]
         case 2 if losable:
-            return [f.Crash(at_s, losable.pop(), _span(dice, (0.5, 8.0)), disk="lost")]
+            return [f.Crash(at_s, losable.pop(), _span(dice, (0.05, 1.0), (1.0, 8.0)), disk="lost")]
         case 3:
             return [f.Crash(at_s, node, _span(dice, (0.1, 5.0)), silent=True, disk="rolled_back")]
         case _:
@@ -221,13 +227,31 @@ def _link(at_s: float, names: list[str], losable: list[str], dice: Chance) -> li
 
 
 def _clock(at_s: float, names: list[str], losable: list[str], dice: Chance) -> list[Fault]:
-    # Not so far that two clocks are apart by `OBSERVATION_SKEW_S`: what is refused for that reason is missing for hours.
-    by_s = round(dice.choice((-1, 1)) * _span(dice, (0.01, 2.0), (2.0, 15.0)), 3)
+    # Beyond `HEALTH_TTL_S`, so that words come that are long over or of days to come; seldom near `CLOCK_SKEW_S`.
+    by_s = round(dice.choice((-1, 1)) * _span(dice, (0.01, 2.0), (2.0, 100.0)), 3)
     return [f.ClockJump(at_s, dice.choice(names), by_s, dice.choice((0.0, -200.0, 200.0)))]
 
 
 def _upgrade(at_s: float, names: list[str], losable: list[str], dice: Chance) -> list[Fault]:
     return [f.Upgrade(at_s, dice.choice(names), dice.randint(1, 3), _span(dice, (0.2, 3.0)))]
+
+
+def _offer(at_s: float, names: list[str], losable: list[str], dice: Chance) -> list[Fault]:
+    """By one node to all or to some, perhaps while another does the same, and by somebody who may lose patience."""
+    hit = dice.sample(names, min(len(names), dice.choice((1, 1, 2))))
+    return [
+        f.Offer(
+            _later(at_s, dice, 1.0),
+            node,
+            _some(names, dice) if dice.random() < 0.3 else (),
+            _span(dice, (5.0, 20.0), (0.02, 2.0)),
+        )
+        for node in hit
+    ]
+
+
+def _some(names: list[str], dice: Chance) -> tuple[str, ...]:
+    return tuple(sorted(dice.sample(names, dice.randint(2, len(names)))))
 
 
 KINDS: Final[dict[str, Make]] = {
@@ -238,6 +262,7 @@ KINDS: Final[dict[str, Make]] = {
     "leave": _leave,
     "link": _link,
     "mass": _mass,
+    "offer": _offer,
     "partition": _partition,
     "pause": _pause,
     "stall": _stall,

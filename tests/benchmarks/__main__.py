@@ -1,4 +1,4 @@
-"""`make bench NAME=chain`, `mesh` or `sim`, or one part of it: figures as JSON lines on stdout and nothing else there; what goes on is told
+"""`make bench NAME=chain`, `engine`, `mesh` or `sim`, or one part of it: figures as JSON lines on stdout and nothing else there; what goes on is told
 on stderr.
 
 Exits 0 whatever the figures are, since a bar that is missed is the reader's to judge, and 1 if something could not be measured.
@@ -16,12 +16,14 @@ from typing import Final
 
 from protocols.errors import WeftError
 from protocols.exit_codes import ExitCode
-from tests.benchmarks import chain, mesh, sim
+from tests.benchmarks import chain, engine, mesh, sim
 from tests.benchmarks.figures import Figure, append_to_ledger, commit_of_tree
 
 Benchmark = Callable[[Callable[[str], None]], Iterator[Figure]]
 BENCHMARKS: Final[dict[str, Benchmark]] = {
     "chain": chain.measure,
+    "engine": engine.measure,
+    **{f"engine:{name}": part for name, part in engine.PARTS.items()},
     "mesh": mesh.measure,
     **{f"mesh:{name}": part for name, part in mesh.PARTS.items()},
     "sim": sim.measure,

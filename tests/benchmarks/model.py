@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from inference.model.config import parse_config
+from inference.model.config_json import parse_config
 
 SEED: Final = 2
 SPREAD: Final = (

@@ -11,14 +11,16 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from inference.engine import worker
-from inference.engine.worker_server import Body, CacheKey, Engine, Engines
+from inference.engine.cost_curve import BatchRows
+from inference.engine.worker_server import CacheKey, Engine, Engines, StepOutput
+from protocols.errors import WeftError
 from protocols.placement import LayerShape
 from protocols.seams import CacheSpec, ShardLoaded, ShardSpec
 from protocols.tensor import Frame
@@ -46,6 +48,10 @@ class StampedEngine:
     def loaded(self) -> ShardLoaded:
         return self._engine.loaded
 
+    @property
+    def batch_rows(self) -> BatchRows:
+        return self._engine.batch_rows
+
     def open_cache(self, key: CacheKey, spec: CacheSpec) -> int:
         self._stamps[key] = []
         return self._engine.open_cache(key, spec)
@@ -58,11 +64,14 @@ class StampedEngine:
     def close(self) -> None:
         self._engine.close()
 
-    def step(self, key: CacheKey, frame: Frame, on_layer: Callable[[], None]) -> tuple[Body, int | None]:
+    def step_together(
+        self, work: Sequence[tuple[CacheKey, Frame]], on_layer: Callable[[], None]
+    ) -> Sequence[StepOutput | WeftError]:
         began_s = time.monotonic()
-        out = self._engine.step(key, frame, on_layer)
-        self._stamps[key].append(Stamp(frame.header.position, began_s, time.monotonic()))
-        return out
+        outcomes = self._engine.step_together(work, on_layer)
+        for key, frame in work:
+            self._stamps[key].append(Stamp(frame.header.position, began_s, time.monotonic()))
+        return outcomes
 
 
 class StampedEngines:

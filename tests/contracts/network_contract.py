@@ -215,6 +215,27 @@ class NetworkContract:
             assert await read_all(stream) == b""
             assert received == [piece * taken]
 
+    async def test_what_is_sent_without_waiting_arrives_before_the_end(
+        self, make_network: MakeNetwork
+    ) -> None:
+        piece = bytes(range(250)) * 1000
+        async with members(make_network(), make_network()) as (one, two), trio.open_nursery() as nursery:
+            received: list[bytes] = []
+
+            async def read(stream: Stream) -> None:
+                received.append(await read_all(stream))
+
+            two.handle(streams.PREFILL, read)
+            taken = 0
+            for _ in range(40):
+                stream = await one.open_stream(two.peer, streams.PREFILL)
+                taken += stream.send_nowait(piece)
+                nursery.start_soon(stream.close)
+            with trio.fail_after(SOON_S):
+                while len(received) < 40:
+                    await trio.sleep(0.01)
+            assert sorted(received) == [b""] * (40 - taken) + [piece] * taken
+
     @pytest.mark.parametrize("to_itself", [False, True])
     async def test_nothing_is_sent_without_waiting_on_a_stream_that_is_over(
         self, make_network: MakeNetwork, to_itself: bool

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import pytest
 import trio
 import trio.testing
+from msgspec import structs
 
 from protocols.errors import Malformed, Overloaded, Unavailable, UserError, WorkerDied
 from protocols.ids import SessionId
@@ -67,7 +68,7 @@ class Rig:
         result = await self.worker.step(self.specs[0].shard, frame)
         for stage, spec in enumerate(self.specs[1:], 1):
             bodies.append(bytes(result.body))
-            header = replace(frame.header, stage=stage, width=self.width)
+            header = structs.replace(frame.header, stage=stage, width=self.width)
             result = await self.worker.step(spec.shard, Frame(header, tokens, bodies[-1]))
         return result.token, bodies
 
@@ -136,7 +137,7 @@ class WorkerContract:
         lone = rig.first_frame((said[-1],), len(rows))
         expected = await rig.worker.step(rig.specs[0].shard, lone)
         await rig.open_all()
-        header = replace(rig.first_frame(rows, 0).header, kind=Kind.REPLAY, sample=False)
+        header = structs.replace(rig.first_frame(rows, 0).header, kind=Kind.REPLAY, sample=False)
         await rig.worker.step(rig.specs[0].shard, Frame(header, rows, b""))
         rebuilt = await rig.worker.step(rig.specs[0].shard, lone)
         assert bytes(rebuilt.body) == bytes(expected.body)
@@ -206,7 +207,7 @@ class WorkerContract:
         await rig.load_all()
         await rig.open_all()
         frame = rig.first_frame((1,), 0)
-        wide = replace(frame.header, stage=1, width=rig.width + 1)
+        wide = structs.replace(frame.header, stage=1, width=rig.width + 1)
         body = bytes(wide.body_bytes)
         with pytest.raises(Malformed):
             await rig.worker.step(rig.specs[1].shard, Frame(wide, (1,), body))
@@ -282,6 +283,33 @@ class WorkerContract:
             await rig.through(PROMPT, 0)
         await rig.open_all()
         assert await rig.generate(4) == said
+
+    async def test_caches_are_listed_and_what_they_take_adds_up(self, rig: Rig) -> None:
+        await rig.load_all()
+        assert await rig.worker.caches() == ()
+        await rig.open_all()
+        caches = await rig.worker.caches()
+        assert set(caches) == {(spec.shard, SESSION, stage) for stage, spec in enumerate(rig.specs)}
+        memory = rig.worker.memory()
+        assert (memory.used_bytes, set(memory.shards)) == (0, {spec.shard for spec in rig.specs})
+        await rig.through(PROMPT, 0)
+        memory = rig.worker.memory()
+        for cache in memory.caches:
+            assert cache.used_bytes == cache.reserved_bytes * len(PROMPT) // ROWS_MAX
+        taken = sum(memory.shards.values()) + memory.reserved_bytes
+        assert rig.worker.free_bytes() == memory.budget_bytes - taken
+        for shard, session, stage in caches:
+            await rig.worker.close_cache(shard, session, stage)
+        assert await rig.worker.caches() == rig.worker.memory().caches == ()
+
+    async def test_a_limit_on_rows_changes_no_token(self, rig: Rig) -> None:
+        await rig.load_all()
+        await rig.open_all()
+        said = await rig.generate(4)
+        await rig.worker.limit_rows(1)
+        await rig.open_all()
+        assert await rig.generate(4) == said
+        await rig.worker.limit_rows(None)
 
     async def test_a_layer_can_be_measured(self, rig: Rig) -> None:
         assert await rig.worker.measure_layer(SHAPE) > 0

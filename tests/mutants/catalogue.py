@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Final
 
-from tests.mutants import admission, gossip, lingering, liveness, placement, sessions, unseen
+from tests.mutants import gossip, liveness, members, placement, sessions
 from tests.mutants.planting import Mutant
 
 MUTANTS: Final[dict[str, Mutant]] = {
     mutant.name: mutant
-    for wing in (sessions, placement, liveness, gossip, admission, lingering, unseen)
+    for wing in (sessions, placement, liveness, gossip, members)
     for mutant in wing.MUTANTS
 }

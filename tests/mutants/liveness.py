@@ -1,13 +1,14 @@
-"""Slips in the failure detector: incarnations, quorums, excuses and tombstones."""
+"""Slips in the failure detector: incarnations, quorums, monitors and pings."""
 
 from __future__ import annotations
 
 from tests.mutants.planting import Mutant
 
-SUSPICION = "mesh/liveness/suspicion.py"
-STANDING = "mesh/liveness/standing.py"
-PROBING = "mesh/liveness/probing.py"
 INCARNATION = "mesh/liveness/incarnation.py"
+SUSPICION = "mesh/liveness/suspicion.py"
+WATCH = "mesh/liveness/watch.py"
+PINGER = "mesh/liveness/pinger.py"
+MESSENGER = "mesh/liveness/messenger.py"
 
 MUTANTS = (
     Mutant(
@@ -25,34 +26,6 @@ MUTANTS = (
         "the suspicion of a single monitor kills",
     ),
     Mutant(
-        "lost-time-not-given-back",
-        SUSPICION,
-        "        for peer in self._accused:\n            self._standings[peer].give_back(lost_s)",
-        "",
-        "who was stopped buries everybody whose refutation it could not read",
-    ),
-    Mutant(
-        "deaf-node-accuses",
-        PROBING,
-        "if 2 * silent <= probe.asked_count:",
-        "if silent <= probe.asked_count:",
-        "a node that hears nothing takes the others for dead",
-    ),
-    Mutant(
-        "suspect-refutes-in-silence",
-        SUSPICION,
-        "return [Cover(self.incarnation), *self._say_alive(now), *told]",
-        "return [Cover(self.incarnation), *told[:1]]",
-        "a refutation reaches one accuser, and the others never",
-    ),
-    Mutant(
-        "refutation-only-once",
-        SUSPICION,
-        "        self._raised_at = now\n        self.incarnation = min",
-        "        self._raised_at = math.inf\n        self.incarnation = min",
-        "a node that was suspected once can't refute again",
-    ),
-    Mutant(
         "tombstone-forgotten",
         SUSPICION,
         "elif now - standing.since > limits.TOMBSTONE_S:",
@@ -60,10 +33,71 @@ MUTANTS = (
         "the dead are forgotten at once, and old news revives them",
     ),
     Mutant(
-        "return-of-the-dead-unheard",
-        STANDING,
-        "if incarnation <= self.incarnation:",
-        "if incarnation <= self.incarnation + 4 * (self.state is State.DEAD):",
-        "who comes back is held for dead until it has been suspected five times",
+        "dead-stay-on-the-ring",
+        SUSPICION,
+        "        self._ring.discard(peer)\n        disconnect",
+        "        disconnect",
+        "who has died goes on monitoring the others, who have one monitor less",
+    ),
+    Mutant(
+        "gone-stay-on-the-ring",
+        SUSPICION,
+        "        if not standing.left(incarnation, now):\n            return []\n        self._ring.discard(author)",
+        "        if not standing.left(incarnation, now):\n            return []",
+        "who has left goes on monitoring the others, who have one monitor less",
+    ),
+    Mutant(
+        "returned-stay-off-the-ring",
+        SUSPICION,
+        "        if was > State.SUSPECT:\n            self._ring.add(author)",
+        "        if was is State.DEAD:\n            self._ring.add(author)",
+        "who has left and comes back is monitored by nobody",
+        survives=True,
+    ),
+    Mutant(
+        "errands-counted-for-ever",
+        WATCH,
+        "        finally:\n            self._errands -= 1",
+        "        except BaseException:\n            self._errands -= 1\n            raise",
+        "every errand of the detector counts as under way for ever, and after 256 it does none",
+        survives=True,
+    ),
+    Mutant(
+        "pruned-pinger-goes-on",
+        WATCH,
+        "                self._pingers.pop(peer).stop()\n",
+        "                del self._pingers[peer]\n",
+        "a task and a stream stay for every member that was ever monitored",
+        survives=True,
+    ),
+    Mutant(
+        "rtt-of-the-unwatched-stands",
+        WATCH,
+        "                self.rtts_ms.pop(peer, None)\n",
+        "",
+        "a node goes on telling how far a member is that it no longer pings",
+        survives=True,
+    ),
+    Mutant(
+        "nonces-of-the-unwatched-kept",
+        WATCH,
+        "                self._pinged.pop(peer, None)\n",
+        "",
+        "a node waits for answers to pings that it sent to members whom others monitor now",
+        survives=True,
+    ),
+    Mutant(
+        "ping-meets-another",
+        PINGER,
+        "                except (Unavailable, RemoteFault) as error:",
+        "                except Unavailable as error:",
+        "another node at the address of one that is pinged ends the detector",
+    ),
+    Mutant(
+        "redial-meets-another",
+        MESSENGER,
+        '        except (Unavailable, RemoteFault) as error:\n            log.debug("a redial failed"',
+        '        except Unavailable as error:\n            log.debug("a redial failed"',
+        "another node at the address of a lost one ends the detector",
     ),
 )

@@ -1,4 +1,4 @@
-"""Slips in placement: terms, leases, memory, and what survives a restart."""
+"""Slips in placement: terms, claims, memory, and what survives a restart."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ from tests.mutants.planting import Mutant
 
 GRANTS = "inference/placement/holding/grants.py"
 HOLDER = "inference/placement/holding/holder.py"
-CLAIMS = "inference/placement/claims.py"
 GOSSIPING = "inference/placement/gossiping.py"
-RELOADING = "inference/placement/holding/reloading.py"
 
 MUTANTS = (
     Mutant(
@@ -19,27 +17,6 @@ MUTANTS = (
         "after a restart a holder grants a plan that is older than the one it serves",
     ),
     Mutant(
-        "lease-never-ends",
-        GRANTS,
-        "grant for grant in self._grants if grant.lease_ends_s is not None and grant.lease_ends_s <= now",
-        "grant for grant in self._grants if grant.lease_ends_s is not None and grant.lease_ends_s <= now - 1e6",
-        "a promise outlives its lease",
-    ),
-    Mutant(
-        "promised-memory-free",
-        GRANTS,
-        "return max(0, free_bytes - sum(grant.promised_bytes for grant in grants))",
-        "return free_bytes",
-        "memory that was promised is promised again",
-    ),
-    Mutant(
-        "promotion-promises-nothing",
-        GRANTS,
-        "grant.is_promoted, grant.promised_bytes = True, grant.offer.bytes_needed",
-        "grant.is_promoted, grant.promised_bytes = True, 0",
-        "a mapped range is loaded into memory that may be granted to others",
-    ),
-    Mutant(
         "holdings-not-kept",
         HOLDER,
         "    def _changed(self) -> None:\n        self.keep()\n",
@@ -47,18 +24,11 @@ MUTANTS = (
         "a node's only range is not there after a restart",
     ),
     Mutant(
-        "reload-forgets-what-failed",
-        RELOADING,
-        "            self._waiting.append(grant)\n            return",
-        "            return",
-        "a range that can't be loaded at once after a restart is never loaded again",
-    ),
-    Mutant(
-        "down-peers-still-claim",
-        CLAIMS,
-        "        if peer in self._told:\n            self._down.add(peer)",
-        "        if peer in self._told and len(self._told) > 3:\n            self._down.add(peer)",
-        "in a small mesh routes lead to nodes that are down",
+        "withdrawn-claim-stays",
+        GOSSIPING,
+        '        for place in sorted(before.keys() - words.keys()):\n            self._say(place, b"")\n',
+        "",
+        "a claim that is given up is never taken back",
     ),
     Mutant(
         "claims-of-earlier-run",
@@ -66,12 +36,61 @@ MUTANTS = (
         "claims = tuple(word.claim for word in words if word.boot == boot)[: limits.STAGES_MAX]",
         "claims = tuple(word.claim for word in words)[: limits.STAGES_MAX]",
         "what a node claimed before it was restarted counts as held",
+        survives=True,
     ),
     Mutant(
-        "withdrawn-claim-stays",
+        "new-run-unnoticed",
         GOSSIPING,
-        '        for place in sorted(before.keys() - words.keys()):\n            self._say(place, b"")\n',
+        "                    case MemberAlive(peer):\n                        self._lost.discard(peer)\n                        self._tell(peer)",
+        "                    case MemberAlive(peer):\n                        self._lost.discard(peer)",
+        "what a node held before it was restarted counts until it says something new",
+        survives=True,
+    ),
+    Mutant(
+        "dead-strangers-still-claim",
+        GOSSIPING,
+        "                    case MemberDead(peer) | MemberLeft(peer):\n                        self._down(peer)",
+        "                    case MemberDead(peer) | MemberLeft(peer):\n                        self._lost.discard(peer)",
+        "what a dead node held counts as long as this node had no connection to it",
+        survives=True,
+    ),
+    Mutant(
+        "claims-outlive-their-worker",
+        HOLDER,
+        "                del self.holdings[key]\n            self._on_change()\n",
+        "                del self.holdings[key]\n",
+        "what a dead worker had is claimed until it is loaded again",
+    ),
+    Mutant(
+        "dead-worker-still-claims",
+        HOLDER,
+        "            self.grants.unloaded()\n",
         "",
-        "a claim that is given up is never taken back",
+        "what a dead worker had counts as loaded when memory is granted",
+        survives=True,
+    ),
+    Mutant(
+        "failed-adoption-keeps-its-memory",
+        HOLDER,
+        "            if grant.is_adopted:\n                self.grants.drop(grant)\n            else:\n                self.grants.demote(grant)\n            raise",
+        "            if not grant.is_adopted:\n                self.grants.demote(grant)\n            raise",
+        "memory is promised for ever to a range that could not be loaded in place of its holder",
+        survives=True,
+    ),
+    Mutant(
+        "reload-that-ended-kept",
+        HOLDER,
+        "                await self._loader.load(grant, _unseen, self._hold)\n        finally:\n            self._stops.pop(grant, None)",
+        "                await self._loader.load(grant, _unseen, self._hold)\n        except BaseException:\n            self._stops.pop(grant, None)\n            raise",
+        "a grant that was loaded again is remembered for ever",
+        survives=True,
+    ),
+    Mutant(
+        "promotion-that-ended-kept",
+        HOLDER,
+        "                self.grants.demote(grant)\n            raise\n        finally:\n            self._stops.pop(grant, None)",
+        "                self.grants.demote(grant)\n            self._stops.pop(grant, None)\n            raise",
+        "a grant that was loaded for a session is remembered for ever",
+        survives=True,
     ),
 )

@@ -31,7 +31,7 @@ def test_a_process_has_the_bug_that_its_environment_names() -> None:
     usual = _output(asked, environment)
     assert _output(asked, environment | {"WEFT_MUTANT": "one-monitor-is-enough"}) != usual
     # Beside others, of the same file and of another one.
-    several = "deaf-node-accuses,tombstone-forgotten,one-monitor-is-enough"
+    several = "incarnation-not-persisted,tombstone-forgotten,one-monitor-is-enough"
     assert _output(asked, environment | {"WEFT_MUTANT": several}) != usual
 
 

@@ -19,6 +19,7 @@ from node.api import (
     GenerateRequest,
     Goal,
     HeldRange,
+    LikelyToken,
     Member,
     Model,
     NodeStatus,
@@ -38,9 +39,11 @@ from node.api import (
     Stage,
     Started,
     Token,
+    TokenLogprobs,
     Withdrawn,
     Worker,
 )
+from node.memory import CacheMemory, MachineMemory, ProcessMemory, ShardMemory, TensorMemory
 from node.opinions import Peer, PeerFacet, PeerHappening, PeerHealth, PeerReport, WhyPeer
 from protocols.errors import (
     LocalFault,
@@ -85,6 +88,7 @@ class FakeNode:
         self.running = 0
         self.drained = False
         self.faults: dict[str, int] = {}
+        self.is_short = False
 
     def status(self) -> NodeStatus:
         return NodeStatus(
@@ -94,7 +98,7 @@ class FakeNode:
             addresses={"control": ("/ip4/127.0.0.1/tcp/4747",), "data": ("/ip4/127.0.0.1/tcp/4748",)},
             members=(Member(PEER, "anna", up=True), Member(OTHER, "bert", up=False)),
             shards=(Shard("tiny", DIGEST, "0-3", False, "exact", "cpu-avx512"),),
-            worker=Worker("ready", 4711, 3 << 30),
+            worker=Worker("ready", 4711, 3 << 30, "it is short of memory" if self.is_short else ""),
             connections=(Connection(OTHER, "data", "/weft/noise-xk/1", dialled=True),),
             faults=self.faults,
         )
@@ -179,7 +183,8 @@ class FakeNode:
         words = prompt.split()
         yield Started(SESSION, DIGEST, ROUTE, len(words))
         for index, word in enumerate(words):
-            yield Token(len(words) + index, index, word if index == 0 else f" {word}")
+            text = word if index == 0 else f" {word}"
+            yield Token(len(words) + index, index, text, self._logprobs(request, index, text))
             if index == 0:
                 self.generating.set()
                 await self._act(request.model)
@@ -188,6 +193,16 @@ class FakeNode:
         await trio.lowlevel.checkpoint()
         reason = "length" if request.max_tokens == len(words) else "stop"
         yield Finished(reason, len(words), len(words), 20.5, 40.25, " ".join(words))
+
+    @staticmethod
+    def _logprobs(request: GenerateRequest, index: int, text: str) -> tuple[TokenLogprobs, ...]:
+        """Of a token, and of one that is half a character."""
+        if request.logprobs is None:
+            return ()
+        chosen = LikelyToken(index, text, tuple(text.encode()), -0.5)
+        half = LikelyToken(99, "\N{REPLACEMENT CHARACTER}", (0xE2, 0x98), -1.25)
+        likeliest = (chosen, half)[: request.logprobs]
+        return (TokenLogprobs(index, text, chosen.bytes, -0.5, index, likeliest),)
 
     async def _act(self, model: str) -> None:
         if model == "hold":
@@ -209,6 +224,28 @@ class FakeNode:
 
     def sessions(self) -> tuple[Session, ...]:
         return (Session(SESSION, "tiny", ROUTE, 0, 5, 7, 40.0, 3.5),) * self.running
+
+    def memory(self) -> TensorMemory:
+        high = ("it opens no more sessions and takes no more layers",)
+        return TensorMemory(
+            peer=PEER,
+            name="anna",
+            level="high" if self.is_short else "normal",
+            reason="it is short of memory: 600 MiB of 16,384 MiB are neither used nor promised"
+            if self.is_short
+            else "",
+            does=high if self.is_short else (),
+            machine=MachineMemory(6 << 30, 16 << 30, "control group" if self.is_short else "machine"),
+            worker=ProcessMemory(
+                4711, 4 << 30, 1 << 30, 64 << 20, 16 << 20, 2 << 30, 1400 << 20, 1250 << 20, 5 << 30
+            ),
+            shards=(ShardMemory("tiny", DIGEST, "0-3", 1 << 30, 2, 64 << 20, 16 << 20),),
+            caches=(
+                CacheMemory(SESSION, 0, "tiny", "0-3", True, 32 << 20, 12 << 20),
+                CacheMemory(SESSION, 1, "tiny", "0-3", False, 32 << 20, 4 << 20),
+            ),
+            orphans_closed=3 if self.is_short else 0,
+        )
 
     def peers(self) -> tuple[Peer, ...]:
         health = PeerHealth(0.5, 3.0, 1 << 30, 4 << 30, 1, 0)

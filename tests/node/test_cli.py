@@ -88,6 +88,7 @@ def spawn(*arguments, **options):
         ["status"],
         ["models"],
         ["ps"],
+        ["memory"],
         ["peers"],
         ["invite"],
         ["plan", "m"],
@@ -109,6 +110,12 @@ def test_without_a_daemon_every_verb_exits_3_and_says_how_to_start_one(home, wef
         ["run"],
         ["run", "m", "p", "--max-tokens", "0"],
         ["run", "m", "p", "--top-p", "0"],
+        ["run", "m", "p", "--presence-penalty", "3"],
+        ["run", "m", "p", "--logit-bias", "five=1"],
+        ["run", "m", "p", "--logit-bias", "5=101"],
+        ["run", "m", "p", "--logit-bias", "5=nan"],
+        ["run", "m", "p", "--logprobs", "3"],
+        ["run", "m", "p", "--json-schema", "/nowhere/at/all"],
         ["invite", "--ttl", "soon"],
         ["invite", "--uses", "0"],
         ["ping"],
@@ -132,10 +139,12 @@ def test_help_lists_every_verb_without_importing_them(weft):
         "status",
         "invite",
         "models",
+        "import",
         "offer",
         "plan",
         "run",
         "ps",
+        "memory",
         "peers",
         "ping",
         "version",
@@ -223,6 +232,35 @@ def test_read_verbs_have_text_and_json(node, weft):
     node.running = 1
     assert "anna 0-3 > bert 4-7" in weft("ps")[1]
     node.running = 0
+
+
+def test_memory_is_a_table_of_what_weights_and_sessions_take(node, weft):
+    assert weft("memory")[1].splitlines() == [
+        "memory   normal",
+        "machine  6.0 GiB available of 16.0 GiB",
+        "worker   pid 4711, 1.4 GiB resident, 1.2 GiB of them its own; at most 5.0 GiB",
+        "budget   4.0 GiB: 1.0 GiB weights, 64 MiB reserved by sessions (16 MiB used), 2.0 GiB free",
+        "shards:",
+        "  model  layers  weights  sessions  reserved  used",
+        "  tiny   0-3     1.0 GiB  2         64 MiB    16 MiB",
+        "sessions:",
+        "  session                    model  layers  reserved  used",
+        "  cdcdcdcd                   tiny   0-3     32 MiB    12 MiB",
+        "  cdcdcdcd (not known here)  tiny   0-3     32 MiB    4 MiB",
+    ]
+    found = json.loads(weft("memory", "--json")[1])
+    assert (found["level"], found["worker"]["free_bytes"], len(found["caches"])) == ("normal", 2 << 30, 2)
+
+
+def test_memory_that_is_short_says_so_first_and_what_the_node_does_about_it(node, weft):
+    assert "\nmemory" not in weft("status")[1]
+    node.is_short = True
+    assert "\nmemory   it is short of memory: see 'weft memory'\n" in weft("status")[1]
+    first, second, third, *_, last = weft("memory")[1].splitlines()
+    assert first.startswith("memory   high: it is short of memory: 600 MiB of")
+    assert second.strip() == "it opens no more sessions and takes no more layers"
+    assert third.startswith("group    6.0 GiB available")
+    assert last == "closed so far, for want of a session: 3 caches"
 
 
 def test_peers_are_a_table_with_what_each_does_and_how_it_is(node, weft):
@@ -377,6 +415,43 @@ def test_a_run_prints_the_text_and_passes_its_options_on(node, weft):
     assert (request.top_p, request.seed, request.stop) == (0.9, 7, ("x", "y"))
 
 
+def test_a_run_passes_every_way_of_drawing_on(node, weft, tmp_path):
+    (tmp_path / "schema.json").write_text('{"type": "object"}')
+    options = [
+        "--min-p",
+        "0.1",
+        "--repetition-penalty",
+        "1.2",
+        "--frequency-penalty",
+        "-1",
+        "--presence-penalty",
+        "2",
+    ]
+    options += [
+        "--logit-bias",
+        "5=-100",
+        "--logit-bias",
+        "7=2.5",
+        "--json-schema",
+        str(tmp_path / "schema.json"),
+    ]
+    assert weft("run", "tiny", "one", *options)[0] == 0
+    assert weft("run", "tiny", "one")[0] == 0
+    request, plain = node.requests
+    assert (request.min_p, request.repetition_penalty) == (0.1, 1.2)
+    assert (request.frequency_penalty, request.presence_penalty) == (-1, 2)
+    assert (request.logit_bias, request.json_schema) == ({5: -100, 7: 2.5}, '{"type": "object"}')
+    assert (plain.logit_bias, plain.json_schema, plain.logprobs) == ({}, "", None)
+
+
+def test_a_run_as_json_has_logprobs_beside_each_token(node, weft):
+    _, out, _ = weft("run", "tiny", "one two", "--json", "--logprobs", "1")
+    events = [json.loads(line) for line in out.splitlines()]
+    told = [event["logprobs"] for event in events if event["kind"] == "token"]
+    assert [[each["text"] for each in logprobs] for logprobs in told] == [["one"], [" two"]]
+    assert [len(logprobs[0]["likeliest"]) for logprobs in told] == [1, 1]
+
+
 def test_a_raw_run_sends_the_prompt_as_it_is(node, weft):
     weft("run", "tiny", "one", "--raw")
     assert node.requests[0].prompt == "one"
@@ -472,7 +547,7 @@ def test_no_verb_but_up_imports_what_is_slow(node):
     script = """
 import sys
 from node.cli.main import run
-for line in (["status"], ["models"], ["ps"], ["peers"], ["peers", "--why", "bert"], ["plan", "tiny"], ["ping", "/ip4/1"], ["invite"], ["offer", "weft-tiny"],
+for line in (["status"], ["models"], ["ps"], ["memory"], ["peers"], ["peers", "--why", "bert"], ["plan", "tiny"], ["ping", "/ip4/1"], ["invite"], ["offer", "weft-tiny"],
              ["run", "tiny", "hi"], ["version"], ["--help"], ["nonsense"]):
     run(line)
 slow = {"torch", "trio", "libp2p", "msgspec", "structlog", "starlette", "hypercorn", "numpy", "asyncio", "rich"}

@@ -14,7 +14,7 @@ import trio
 import trio.testing
 from safetensors.numpy import save_file
 
-from inference.model.config import parse_config
+from inference.model.config_json import parse_config
 from mesh.admission.belonging import decide_network
 from mesh.admission.identity import load_identity
 from mesh.directory.bootstrap import Hint, parse_entry
@@ -23,6 +23,8 @@ from node import api
 from node.config import Config, MeshConfig, NodeConfig
 from node.daemon import Daemon
 from node.library import Library
+from node.machine import Footprint, Memory
+from node.memory_watch import Measure, Measured
 from protocols.errors import NoRoute, NotFound, Unavailable, UserError
 from protocols.gossip import Push
 from protocols.observations import Outcome
@@ -76,7 +78,7 @@ class Cluster:
         self._root = root
         self._stack = stack
 
-    async def add(self, **settings: Any) -> None:
+    async def add(self, measure: Measure | None = None, **settings: Any) -> None:
         number = len(self.daemons)
         invite = await self.daemons[0].invite(1, 3600) if number else ""
         disk, randomness = MemoryDisk(), SeededRandomness(number)
@@ -90,7 +92,7 @@ class Cluster:
         seams = Seams(clock, randomness, network, disk, worker)
         library = Library(network, network_id, disk, self._root / str(number), inline)
         config = Config(node=NodeConfig(f"node{number}"), mesh=MeshConfig(join=invite), **settings)
-        daemon = Daemon(config, seams, library, identity, network_id)
+        daemon = Daemon(config, seams, library, identity, network_id, measure=measure)
         await self._stack.enter_async_context(daemon.run())
         self.daemons.append(daemon)
         self.workers.append(worker)
@@ -212,13 +214,51 @@ async def test_what_nobody_else_holds_any_more_the_entry_serves_itself(tmp_path:
         assert tokens_of(await generate(made.daemons[0])) == unbroken, "new requests find it there"
 
 
+async def test_others_are_told_of_free_memory_in_whole_gib_and_not_of_every_change(tmp_path: Path) -> None:
+    gib = 1 << 30
+    async with cluster(tmp_path, 1) as made:
+        worker, told = made.workers[0], []
+        for free_mib in (3500, 3100, 4100, 3100, 5000, 5200, 2900, 3100, 2900, 0):
+            worker.memory_bytes = free_mib << 20
+            told.append(made.daemons[0]._capabilities().worker_bytes // gib)
+        assert told == [3, 3, 3, 3, 3, 5, 2, 2, 2, 0]
+
+
+async def test_a_node_short_of_memory_refuses_requests_with_a_sentence_and_takes_them_again(
+    tmp_path: Path, folder: Path
+) -> None:
+    free_bytes = 8 << 30
+    async with AsyncExitStack() as stack:
+        made = Cluster(tmp_path, stack)
+        await made.add(measure=lambda _: Measured(Memory(free_bytes, 16 << 30), Footprint()))
+        await made.offer(folder)
+        (daemon,) = made.daemons
+        unhurried = tokens_of(await generate(daemon))
+
+        async def starve(_: api.Started) -> None:
+            nonlocal free_bytes
+            free_bytes = 100 << 20
+            await trio.sleep(5)
+
+        assert tokens_of(await generate(daemon, 10, starve)) == unhurried, "what is under way goes on"
+        assert daemon.memory().level == "critical"
+        assert daemon.status().worker.shortage
+        with pytest.raises(Unavailable, match=r"it is short of memory: 100 MiB of 16,384 MiB"):
+            await generate(daemon)
+        free_bytes = 8 << 30
+        await trio.sleep(30)
+        assert daemon.memory().level == "normal"
+        assert tokens_of(await generate(daemon)) == unhurried
+        assert daemon.memory().caches == ()
+
+
 async def test_a_lost_range_that_fits_nowhere_ends_the_session_with_a_reason(
     tmp_path: Path, folder: Path
 ) -> None:
     async with cluster(tmp_path, 3) as made:
         await made.offer(folder)
         worker = made.workers[0]
-        worker._memory_bytes -= worker.free_bytes() - 7_000  # room for a session, and for no range
+        worker.memory_bytes -= worker.free_bytes() - 7_000  # room for a session, and for no range
 
         async def kill_all_others(_: api.Started) -> None:
             made.kill("node1")

@@ -44,6 +44,9 @@ class Words:
     def finish(self) -> str:
         return ""
 
+    def token_bytes(self, token: int) -> bytes:
+        return f"{token} ".encode()
+
 
 @dataclass
 class Models:
@@ -205,6 +208,60 @@ async def test_a_request_that_was_still_waiting_when_the_node_began_to_drain_is_
         await trio.testing.wait_all_tasks_blocked()
         await rig.generation.drain()
         rig.models.has_text.set()
+
+
+async def test_each_token_that_is_shown_has_its_logprobs_once_over_a_failover(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_rig() as rig:
+        events = await collect(rig, request(max_tokens=20, logprobs=2), kill_at=7)
+    assert any(isinstance(event, api.Rerouted) for event in events)
+    tokens = [event for event in events if isinstance(event, api.Token)]
+    told = [each for token in tokens for each in token.logprobs]
+    assert [(each.position, each.token) for each in told] == [(each.position, each.token) for each in tokens]
+    assert [each.text for each in told] == [token.text for token in tokens]
+    assert all(len(each.likeliest) == 2 for each in told)
+    assert events[-1].logprobs == ()
+
+
+async def test_a_stop_string_takes_the_logprobs_of_its_tokens_with_it(autojump_clock: MockClock) -> None:
+    async with open_rig() as rig:
+        whole = (await collect(rig, request(max_tokens=20)))[-1].text.split()
+        events = await collect(rig, request(max_tokens=20, logprobs=0, stop=(f"{whole[10]} {whole[11]}",)))
+    told = [each for event in events if isinstance(event, api.Token) for each in event.logprobs]
+    assert "".join(each.text for each in told) == events[-1].text
+    assert len(told) == 10
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        ({"logit_bias": {VOCABULARY: 1.0}}, "logit_bias names token 4096"),
+        ({"json_schema": '{"type": "nothing"}'}, "JSON schema can't be used: Invalid type"),
+        ({"json_schema": "{"}, "JSON schema can't be used"),
+        ({"json_schema": " " * 70_000}, "70000 bytes"),
+    ],
+)
+async def test_what_the_model_cannot_be_asked_is_refused_in_a_sentence(
+    autojump_clock: MockClock, settings: dict[str, object], why: str
+) -> None:
+    async with open_rig() as rig:
+        with pytest.raises(UserError, match=why):
+            await collect(rig, request(**settings))
+
+
+async def test_nodes_of_an_earlier_release_draw_only_what_they_understand(autojump_clock: MockClock) -> None:
+    async with open_rig() as rig:
+        holders = {rig.ring.nodes[at].peer: at for at in range(3)}
+        older = {2}
+        rig.generation._minor_of = lambda peer: 0 if holders[peer] in older else 1
+        plain = await collect(rig, request(max_tokens=3, temperature=1.0, top_k=5))
+        newer = await collect(rig, request(max_tokens=3, min_p=0.1))
+        older.add(0)
+        with pytest.raises(UserError, match="of an earlier release: update it there"):
+            await collect(rig, request(max_tokens=3, min_p=0.1))
+        last = [events[0].route[-1].peer for events in (plain, newer) if isinstance(events[0], api.Started)]
+        assert [holders[peer] for peer in last] == [2, 0]
 
 
 async def test_a_reader_that_leaves_early_leaves_nothing_behind(autojump_clock: MockClock) -> None:

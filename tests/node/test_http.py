@@ -12,9 +12,9 @@ import trio
 
 from node.clock import SystemClock
 from node.config import HttpConfig
-from node.http.chat import ChatAnswer
+from node.http.answering import Answer
+from node.http.chat import ChatWording, parse_chat_request
 from node.http.server import bound_http_socket, serve_http
-from node.http.shapes import parse_chat_request
 from node.lifecycle import Lifecycle
 from protocols import limits
 from protocols.errors import UserError
@@ -127,6 +127,12 @@ async def test_models_are_listed_and_found_by_name_and_digest(gateway):
             await client.models.retrieve("org/other")
 
 
+async def test_the_memory_of_the_node_is_one_object(gateway):
+    status, headers, body = await gateway.request("GET", "/v1/memory/tensor")
+    assert (status, headers["content-type"]) == (200, "application/json")
+    assert json.loads(body) == json.loads(msgspec.json.encode(gateway.node.memory()))
+
+
 async def test_a_completion_comes_whole(gateway):
     async with gateway.client() as client:
         completion = await client.chat.completions.create(
@@ -173,10 +179,103 @@ async def test_parameters_default_as_in_the_api_and_parts_are_joined(gateway):
 
 async def test_harmless_values_of_what_is_not_built_are_ignored(gateway):
     status, _, _ = await gateway.chat(
-        n=1, tools=[], tool_choice="none", response_format={"type": "text"}, logprobs=False, frequency_penalty=0.0,
-        presence_penalty=0, logit_bias={}, modalities=["text"], store=True, metadata={"a": "b"}, audio=None,
+        n=1, tools=[], tool_choice="none", response_format={"type": "text"}, logprobs=False, top_logprobs=0,
+        frequency_penalty=0.0, presence_penalty=0, logit_bias={}, modalities=["text"], store=True, metadata={"a": "b"},
+        audio=None,
     )  # fmt: skip
     assert status == 200
+
+
+async def test_every_way_of_drawing_is_passed_on(gateway):
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
+    async with gateway.client() as client:
+        await client.chat.completions.create(
+            model="tiny", messages=MESSAGES, frequency_penalty=0.5, presence_penalty=-1, logit_bias={"5": 1, "6": -100},
+            response_format={"type": "json_schema", "json_schema": {"name": "a", "schema": schema, "strict": True}},
+            extra_body={"min_p": 0.1, "repetition_penalty": 1.5},
+        )  # fmt: skip
+        await client.chat.completions.create(
+            model="tiny", messages=MESSAGES, response_format={"type": "json_object"}
+        )
+    first, second = gateway.node.requests
+    assert (first.frequency_penalty, first.presence_penalty, first.min_p) == (0.5, -1, 0.1)
+    assert (first.repetition_penalty, first.logit_bias, first.logprobs) == (1.5, {5: 1, 6: -100}, None)
+    assert json.loads(first.json_schema) == schema
+    assert json.loads(second.json_schema) == {"type": "object"}
+
+
+@pytest.mark.parametrize("streams", [False, True])
+async def test_logprobs_have_each_token_once_with_its_bytes(gateway, streams):
+    if streams:
+        chunks, error = await gateway.stream(model="moved", logprobs=True, top_logprobs=2)
+        assert error is None
+        parts = [chunk.choices[0].logprobs for chunk in chunks]
+        content = [each for part in parts if part for each in part.content]
+    else:
+        async with gateway.client() as client:
+            answer = await client.chat.completions.create(
+                model="moved", messages=MESSAGES, logprobs=True, top_logprobs=2
+            )
+        content = answer.choices[0].logprobs.content
+    assert [each.token for each in content] == ["one", " two", " three"]
+    assert [bytes(each.bytes) for each in content] == [b"one", b" two", b" three"]
+    assert [each.logprob for each in content] == [-0.5] * 3
+    assert [(each.token, each.logprob) for each in content[1].top_logprobs] == [
+        (" two", -0.5),
+        ("\N{REPLACEMENT CHARACTER}", -1.25),
+    ]
+
+
+# The older endpoint --------------------------------------------------------------------------------------------------
+
+
+async def test_the_older_endpoint_takes_a_prompt_as_it_is(gateway):
+    async with gateway.client() as client:
+        answer = await client.completions.create(model="tiny", prompt="one two three", logprobs=2, best_of=1)
+        await client.completions.create(model="tiny", prompt=["one"], max_tokens=9, seed=4)
+    assert (answer.object, answer.id) == ("text_completion", f"cmpl-{SESSION}")
+    assert (answer.choices[0].text, answer.choices[0].finish_reason) == ("one two three", "stop")
+    assert answer.usage.total_tokens == 6
+    told = answer.choices[0].logprobs
+    assert told.tokens == ["one", " two", " three"]
+    assert told.token_logprobs == [-0.5] * 3
+    assert told.text_offset == [0, 3, 7]
+    assert told.top_logprobs[0] == {"one": -0.5, "bytes:\\xe2\\x98": -1.25}
+    first, second = gateway.node.requests
+    assert (first.prompt, first.messages, first.max_tokens, first.logprobs) == ("one two three", None, 16, 2)
+    assert (second.prompt, second.max_tokens, second.logprobs) == ("one", 9, None)
+
+
+async def test_the_older_endpoint_streams(gateway):
+    fields = {
+        "model": "moved",
+        "prompt": "one two",
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    status, _, body = await gateway.request("POST", "/v1/completions", json.dumps(fields).encode())
+    lines = [line.removeprefix("data: ") for line in body.decode().splitlines() if line.startswith("data: ")]
+    *chunks, usage = [json.loads(line) for line in lines[:-1]]
+    assert (status, lines[-1]) == (200, "[DONE]")
+    assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == "one two"
+    assert chunks[-1]["choices"][0]["finish_reason"] == "stop"
+    assert (usage["choices"], usage["usage"]["completion_tokens"]) == ([], 2)
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"prompt": [1, 2]}, "prompt"),
+        ({"prompt": ["a", "b"]}, "prompt"),
+        ({"prompt": "a", "echo": True}, "echo"),
+        ({"prompt": "a", "logprobs": 21}, "logprobs"),
+        ({"prompt": "a", "suffix": "b"}, "suffix"),
+    ],
+)
+async def test_what_the_older_endpoint_does_not_do_is_refused_by_name(gateway, fields, param):
+    body = json.dumps({"model": "tiny"} | fields).encode()
+    status, _, answer = await gateway.request("POST", "/v1/completions", body)
+    assert (status, json.loads(answer)["error"]["param"].split("[")[0]) == (400, param)
 
 
 # Errors --------------------------------------------------------------------------------------------------------------
@@ -187,10 +286,6 @@ async def test_harmless_values_of_what_is_not_built_are_ignored(gateway):
     [
         {"n": 2},
         {"tools": [{"type": "function"}]},
-        {"response_format": {"type": "json_object"}},
-        {"logprobs": True},
-        {"frequency_penalty": 0.5},
-        {"logit_bias": {"5": 1}},
         {"modalities": ["audio"]},
     ],
 )
@@ -200,6 +295,43 @@ async def test_what_would_change_the_meaning_is_refused_by_name(gateway, fields)
             await client.chat.completions.create(model="tiny", messages=MESSAGES, extra_body=fields)
     assert caught.value.code == "unsupported_parameter"
     assert caught.value.param == next(iter(fields))
+    assert gateway.node.requests == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"top_p": 0}, "top_p"),
+        ({"top_k": -1}, "top_k"),
+        ({"min_p": 1.5}, "min_p"),
+        ({"repetition_penalty": 0}, "repetition_penalty"),
+        ({"frequency_penalty": 2.5}, "frequency_penalty"),
+        ({"presence_penalty": "much"}, "presence_penalty"),
+        ({"logit_bias": {"5": 101}}, "logit_bias"),
+        ({"logit_bias": {"five": 1}}, "logit_bias"),
+        ({"logit_bias": {str(token): 1 for token in range(1025)}}, "logit_bias"),
+        ({"logprobs": 3}, "logprobs"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+        ({"top_logprobs": 3}, "top_logprobs"),
+        ({"seed": -1}, "seed"),
+        ({"response_format": {"type": "xml"}}, "response_format"),
+        ({"response_format": {"type": "json_schema"}}, "response_format"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "nope"}}}},
+            "response_format",
+        ),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": {"a": "b" * 70_000}}}},
+            "response_format",
+        ),
+    ],
+)
+async def test_a_value_out_of_bounds_is_a_400_that_names_its_parameter(gateway, fields, param):
+    status, _, answer = await gateway.chat(**fields)
+    error = json.loads(answer)["error"]
+    assert (status, error["type"]) == (400, "invalid_request_error")
+    assert (error["param"] or "").startswith(param)
+    assert "\n" not in error["message"]
     assert gateway.node.requests == []
 
 
@@ -369,7 +501,9 @@ async def test_a_silent_stream_sends_comments_to_stay_open(autojump_clock):
 
     request = parse_chat_request(json.dumps({"model": "hold", "messages": MESSAGES, "stream": True}).encode())
     with trio.move_on_after(3.5 * limits.HTTP_KEEPALIVE_S):
-        await ChatAnswer(FakeNode(), request, 1)({"type": "http"}, trio.sleep_forever, send)
+        await Answer(FakeNode(), ChatWording(request, 1), streams=True)(
+            {"type": "http"}, trio.sleep_forever, send
+        )
     assert sent.count(b": keepalive\n\n") == 3
 
 

@@ -51,6 +51,7 @@ from protocols.session import (
     CloseStage,
     Credit,
     Downstream,
+    LogitBias,
     OpenStage,
     Progress,
     Reroute,
@@ -164,6 +165,13 @@ VECTORS: Final = (
     Vector("weights.missing", WEIGHTS_CODEC, Missing(), ["missing"]),
 )  # fmt: skip
 
+GROWN_SAMPLING = Sampling(
+    0.5, 40, 0.9, 7, 0.25, 1.5, -0.5, 0.75, (LogitBias(5, -100.0), LogitBias(6, 2.0)), 20, '{"type":"object"}'
+)
+GROWN_SAMPLING_MEANS = [
+    0.5, 40, 0.9, 7, 0.25, 1.5, -0.5, 0.75, [[5, -100.0], [6, 2.0]], 20, '{"type":"object"}',
+]  # fmt: skip
+LOGPROBS = bytes.fromhex("0000c0bfff010000000000bf070000000000c0bf")  # -1.5; 511: -0.5, 7: -1.5
 MAPPED = msgspec.structs.replace(CLAIM, kind=StandbyKind.MAPPED)
 GROWN: Final = (
     Grown(
@@ -185,6 +193,14 @@ GROWN: Final = (
         "placement.declined", PLACEMENT_CODEC, Declined("a rival", 4, 2, BOB), ["declined", "a rival", 4, 2, BOB]
     ),
     Grown("placement.claim", PLACEMENT_CODEC, MAPPED, ["claim", *CLAIM_MEANS, "mapped"]),
+    Grown(
+        "session.open", SESSION_CODEC, msgspec.structs.replace(OPEN, sampling=GROWN_SAMPLING, stages=3),
+        [*OPEN_MEANS[:9], GROWN_SAMPLING_MEANS, *OPEN_MEANS[10:], 3],
+    ),
+    Grown(
+        "session.sampled", SESSION_CODEC, Sampled(2, 20, 511, True, LOGPROBS),
+        ["sampled", 2, 20, 511, True, LOGPROBS],
+    ),
     Grown("join.accepted", JOIN_CODEC, JoinAccepted((CONTACT,), b"chain"), ["accepted", [CONTACT_MEANS], b"chain"]),
     Grown("members.revoked", MEMBERS_CODEC, Revoked(b"list"), ["revoked", b"list"]),
     Grown("members.renew", MEMBERS_CODEC, Renew(), ["renew"]),

@@ -12,7 +12,7 @@ from trio._core import _run as scheduler
 
 from protocols.errors import LocalFault
 from simulations import determinism
-from simulations.determinism import run_deterministically
+from simulations.determinism import TickingClock, run_deterministically
 
 SEEDS = range(5)
 
@@ -47,16 +47,18 @@ def test_one_seed_gives_one_order_and_another_seed_another() -> None:
 
 
 def test_the_order_is_the_same_in_a_process_where_strings_hash_otherwise() -> None:
-    code = "from simulations import determinism as d; print([d._run(d._interleave, s, ()) for s in range(3)])"
+    code = (
+        "from simulations.determinism import TickingClock, _interleave, _run\n"
+        "print([_run(_interleave, seed, TickingClock()) for seed in range(3)])"
+    )
     printed = {
         subprocess.run(
             [sys.executable, "-c", code], capture_output=True, check=True, env={"PYTHONHASHSEED": hash_seed}
         ).stdout
         for hash_seed in ("1", "2")
     }
-    assert printed == {
-        f"{[determinism._run(determinism._interleave, seed, ()) for seed in range(3)]}\n".encode()
-    }
+    here = [determinism._run(determinism._interleave, seed, TickingClock()) for seed in range(3)]
+    assert printed == {f"{here}\n".encode()}
 
 
 def test_trio_is_afterwards_as_it_was_also_when_the_run_fails() -> None:
@@ -153,6 +155,53 @@ def test_deadlines_within_one_millisecond_come_in_one_turn() -> None:
         return times
 
     assert len(set(run_deterministically(meet, seed=1))) == 1
+
+
+def test_a_sleep_and_the_end_of_a_scope_at_one_time_come_in_one_turn() -> None:
+    async def leave(times: list[float]) -> None:
+        with trio.move_on_at(0.0505):
+            await trio.sleep_forever()
+        times.append(trio.current_time())
+
+    async def meet() -> list[float]:
+        times: list[float] = []
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(leave, times)
+            await trio.sleep_until(0.051)
+            times.append(trio.current_time())
+        return times
+
+    assert run_deterministically(meet, seed=1) == [0.051, 0.051]
+
+
+def test_sleeps_that_are_left_early_move_no_clock_and_are_forgotten() -> None:
+    async def leave() -> None:
+        for _ in range(3):
+            with trio.move_on_after(1):
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(trio.sleep, 100)
+                    nursery.start_soon(trio.sleep, 100)
+                    nursery.start_soon(trio.sleep_until, 1)  # cancelled while its own time comes
+        await trio.lowlevel.checkpoint()
+
+    clock = TickingClock()
+    run_deterministically(leave, seed=1, clock=clock)
+    assert clock.current_time() == 3
+    assert trio.sleep.__module__.startswith("trio")
+
+
+def test_a_sleep_that_is_over_is_a_turn_for_others_and_no_time_can_be_slept_backwards() -> None:
+    async def sleep() -> float:
+        await trio.sleep(0)
+        await trio.sleep_until(-1)
+        with pytest.raises(ValueError, match="non-negative"):
+            await trio.sleep(-1)
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await trio.sleep(5)
+        return trio.current_time()
+
+    assert run_deterministically(sleep, seed=1) == 0
 
 
 def test_a_day_without_deadlines_takes_no_time_and_events_still_come() -> None:

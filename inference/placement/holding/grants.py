@@ -19,6 +19,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
+from msgspec import structs
+
 from protocols import limits
 from protocols.errors import Malformed
 from protocols.ids import ModelDigest, PeerId
@@ -60,9 +62,18 @@ class Grant:
         return self.lease_ends_s is None
 
     @property
+    def is_kept(self) -> bool:
+        """Over a restart: it was claimed, for a plan."""
+        return self.is_claimed and not self.is_adopted
+
+    @property
     def is_mapped(self) -> bool:
         """Whether its weights are to lie on disk alone, for now."""
         return self.offer.kind is StandbyKind.MAPPED and not self.is_promoted
+
+    def move_to_disk(self) -> None:
+        """A standby that this node has no memory for any more: from now on it is mapped."""
+        self.offer = structs.replace(self.offer, kind=StandbyKind.MAPPED)
 
     @property
     def bytes_needed(self) -> int:
@@ -82,7 +93,13 @@ class Grant:
             return False
         *before, self.offer = self.earlier
         self.earlier = tuple(before)
+        self.is_promoted = self.is_promoted and self.offer.kind is StandbyKind.MAPPED
         return True
+
+    @property
+    def form(self) -> tuple[str, str, bool]:
+        """What lies in the worker or on disk for it; another form is loaded or mapped anew."""
+        return self.offer.dtype, self.offer.numerics, self.is_mapped
 
     def serves(self, model: ModelDigest, held: LayerRange) -> bool:
         return (self.offer.model, self.offer.range) == (model, held)
@@ -165,6 +182,9 @@ class Grants:
             if other is not grant and other.serves(grant.offer.model, grant.offer.range)
         )
         self._grants = [other for other in self._grants if other not in replaced]
+        # A plan that fails leaves what it replaced by another form of the same range to the plan before.
+        earlier = [each for other in replaced if other.is_kept for each in (*other.earlier, other.offer)]
+        grant.earlier = tuple(earlier[-EARLIER_MAX:])
         # What the worker does not count of a loaded range is the KV that was promised with it.
         grant.lease_ends_s, grant.promised_bytes = None, max(0, grant.bytes_needed - resident_bytes)
         return replaced

@@ -25,6 +25,7 @@ from inference.placement.holding.holdings import (
     Weights,
     decode_kept,
     encode_kept,
+    spare_ones,
     told_of,
 )
 from inference.placement.holding.loading import Loader
@@ -131,7 +132,7 @@ class Holder:
 
     def keep(self) -> None:
         """Write what is claimed and named, for the next run. A full disk costs that, and not what is served now."""
-        offers = tuple(grant.offer for grant in self.grants if grant.is_claimed and not grant.is_adopted)
+        offers = tuple(grant.offer for grant in self.grants if grant.is_kept)
         try:
             self._disk.write(HOLDINGS_FILE, encode_kept(Kept(offers, tuple(self.notes.values()))))
         except LocalFault as error:
@@ -172,13 +173,18 @@ class Holder:
         """Withdraw the claim at once, unload when its sessions have ended. Idempotent."""
         key = (release.model, release.range)
         released: list[Holding] = []
+        forms = {grant: grant.form for grant in self.grants}
         for grant in self.grants.release(release, proposer):
             self._stop(grant)
             holding = self.holdings.get(key)
             if holding is not None and holding.grant is grant:
                 released.append(self.holdings.pop(key))
         if key in self.holdings:
-            self.holdings[key] = self.holdings[key].offered_again()  # perhaps under an earlier plan once more
+            holding = self.holdings[key] = self.holdings[key].offered_again()  # perhaps under an earlier plan
+            if holding.grant.form != forms[holding.grant]:
+                released.append(self.holdings.pop(key))
+                self.grants.demote(holding.grant)
+                self._reloading.add([holding.grant])
         if released or key in self.holdings:
             self._changed()
         for holding in released:
@@ -328,10 +334,22 @@ class Holder:
             for key, holding in tuple(self.holdings.items()):
                 if not holding.grant.is_temporary or not self.elsewhere(holding.claim):
                     continue
-                with trio.move_on_after(0.1) as patience:
-                    await self.drained(holding.shard)
-                if not patience.cancelled_caught and self.holdings.get(key) is holding:
+                if await self._is_unused(key, holding):
                     await self._put_back(key, holding)
+
+    async def shed(self) -> Claim | None:
+        """Give up the memory of one range that the mesh can spare here, for want of memory; None if there is none."""
+        for key, holding in spare_ones(self.holdings, self.elsewhere):
+            if await self._is_unused(key, holding):
+                holding.grant.move_to_disk()
+                await self._put_back(key, holding)
+                return holding.claim
+        return None
+
+    async def _is_unused(self, key: Key, holding: Holding) -> bool:
+        with trio.move_on_after(0.1) as patience:
+            await self.drained(holding.shard)
+        return not patience.cancelled_caught and self.holdings.get(key) is holding
 
     async def _put_back(self, key: Key, holding: Holding) -> None:
         if holding.grant.is_adopted:

@@ -5,7 +5,7 @@ The file keeps the offers that were claimed, because an offer says all that is n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Final, Protocol
 
@@ -16,7 +16,7 @@ from inference.placement.holding.grants import Grant
 from protocols import limits
 from protocols.errors import LocalFault, Malformed
 from protocols.ids import ModelDigest, PeerId
-from protocols.placement import Claim, ModelNote, Offer, StandbyKind
+from protocols.placement import Claim, LayerRange, ModelNote, Offer, StandbyKind
 from protocols.seams import ShardId, ShardLoaded, TensorFile
 
 HOLDINGS_FILE: Final = "claims.msgpack"
@@ -40,6 +40,9 @@ class Weights(Protocol):
         on_progress: Callable[[int, int], None],
     ) -> tuple[TensorFile, ...]:
         """Files with these tensors, in their order. `on_progress(done_bytes, total_bytes)` while they are fetched."""
+
+    async def tokenizer_of(self, model: ModelDigest) -> str:
+        """The path of its tokenizer.json, which `config_of` has made sure of; empty if the model has none."""
 
     async def free_disk_bytes(self) -> int | None:
         """Room for more tensors; None: unknown."""
@@ -115,6 +118,22 @@ def told_of(holding: Holding, others: Iterable[Holding]) -> Claim:
             like = other.claim
             return msgspec.structs.replace(claim, numerics=like.numerics, numerics_class=like.numerics_class)
     return claim
+
+
+def spare_ones(
+    holdings: Mapping[tuple[ModelDigest, LayerRange], Holding], is_elsewhere: Callable[[Claim], bool]
+) -> list[tuple[tuple[ModelDigest, LayerRange], Holding]]:
+    """Loaded standbys, which can wait on disk as well, and what was loaded for want of a holder that serves again.
+
+    Those that take most memory come first.
+    """
+    spare = [
+        (key, held)
+        for key, held in holdings.items()
+        if held.is_loaded
+        and (is_elsewhere(held.claim) if held.grant.is_temporary else held.grant.offer.standby)
+    ]
+    return sorted(spare, key=lambda each: (-each[1].resident_bytes, each[0]))
 
 
 def check_offer(offer: Offer, config: ModelConfig) -> None:

@@ -13,7 +13,8 @@ from itertools import count
 
 import trio
 
-from inference.model.config import ModelConfig, parse_config
+from inference.model.config import ModelConfig
+from inference.model.config_json import parse_config
 from inference.placement.holding.grants import Grant
 from inference.placement.holding.holdings import Holding, Weights, check_offer, make_claim
 from mesh.rpc import deadline
@@ -74,7 +75,8 @@ class Loader:
             names = config.tensor_names(offer.range)
             await self._weights.warm(offer.model, names, partial(on_progress, "mapping"))
         else:
-            spec = ShardSpec(shard, raw, files, offer.dtype, offer.numerics)
+            tokenizer = await self._weights.tokenizer_of(offer.model)
+            spec = ShardSpec(shard, raw, files, offer.dtype, offer.numerics, tokenizer)
             loaded = await self._into_worker(spec, partial(on_progress, "loading"))
         claim = make_claim(self._own, offer, shard, loaded, layer_ms)
         holding = Holding(grant, shard, config, loaded, claim)

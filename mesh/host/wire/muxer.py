@@ -148,6 +148,10 @@ class Muxer(IMuxedConn):
         stream.wake()
 
     def _tell_sent(self, substream: Substream) -> None:
+        if substream.is_ending and not self.writer.has_parcels(substream):
+            self._machine.end(substream)
+            if substream.is_gone:
+                self._streams.pop(substream, None)
         if (stream := self._streams.get(substream)) is not None:
             stream.wake()
 
@@ -181,16 +185,18 @@ class Muxer(IMuxedConn):
             await self._acceptable.park()
 
     def end(self, substream: Substream) -> None:
-        self._machine.end(substream)
+        substream.is_ending = True
+        if not self.writer.cut(substream):  # otherwise once that is sent: see `_tell_sent`
+            self._machine.end(substream)
         self._settle(substream)
 
     def reset(self, substream: Substream) -> None:
         self._machine.reset(substream)
+        self.writer.drop(substream)
         self._settle(substream)
 
     def _settle(self, substream: Substream) -> None:
         stream = self._streams.get(substream)
-        self.writer.drop(substream)
         if substream.is_gone:
             self._streams.pop(substream, None)
         if stream is not None:

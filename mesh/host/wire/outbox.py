@@ -17,13 +17,14 @@ _NOTHING: Final = memoryview(b"")
 
 
 class Parcel:
-    """What one call wants to send on one stream."""
+    """What one call wants to send on one stream. `is_kept`: the call has returned, and nobody waits for it."""
 
-    __slots__ = ("rest", "stream")
+    __slots__ = ("is_kept", "rest", "stream")
 
     def __init__(self, stream: Substream, data: memoryview) -> None:
         self.stream = stream
         self.rest = data
+        self.is_kept = False
 
     @property
     def is_taken(self) -> bool:
@@ -66,6 +67,12 @@ class Outbox:
             waiting.remove(parcel)
             if not waiting:
                 del self._parcels[parcel.stream]
+
+    def cut(self, stream: Substream) -> bool:
+        """Withdraw what somebody still waits for. Whether anything is left, which has been promised to go out."""
+        for parcel in [each for each in self._parcels.get(stream, ()) if not each.is_kept]:
+            self.withdraw(parcel)
+        return stream in self._parcels
 
     def drop(self, stream: Substream) -> None:
         """Forget all that waits for a stream."""

@@ -94,11 +94,11 @@ class MuxedStream(IMuxedStream):
         if not parcel.is_taken:
             self._muxer.writer.post(parcel)
             if not parcel.is_taken:  # it is the writer's task now, and the memory the caller's again
-                parcel.rest = memoryview(bytes(parcel.rest))
+                parcel.rest, parcel.is_kept = memoryview(bytes(parcel.rest)), True
         return True
 
     def _check_open(self) -> None:
-        if self._substream.has_ended_here:
+        if self._substream.is_ending:
             raise Disconnected("the stream is closed")
         if self._substream.was_reset or self._muxer.is_lost:
             raise Disconnected("the stream was reset or its connection ended")
@@ -137,7 +137,8 @@ class MuxedStream(IMuxedStream):
 
     async def reset(self) -> None:
         await trio.lowlevel.cancel_shielded_checkpoint()
-        if not self._substream.is_gone:
+        substream = self._substream
+        if not (substream.is_gone or (substream.is_ending and substream.has_ended_there)):
             self._was_reset_here = True
             self._muxer.reset(self._substream)
 

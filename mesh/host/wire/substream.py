@@ -12,7 +12,8 @@ from protocols.streams import Priority
 @dataclass(eq=False, slots=True)
 class Substream:
     """One stream. `credit_bytes` may still be sent; `window_bytes` may still come; their sum with what is in the inbox and
-    what was read since the last update is `target_bytes`."""
+    what was read since the last update is `target_bytes`. `is_ending`: closed here, though the peer is told only behind what
+    was sent before."""
 
     number: int
     is_ours: bool
@@ -22,6 +23,7 @@ class Substream:
     target_bytes: int = limits.STREAM_WINDOW_BYTES
     read_bytes: int = 0
     inbox: Inbox = field(default_factory=Inbox)
+    is_ending: bool = False
     has_ended_here: bool = False
     has_ended_there: bool = False
     was_reset: bool = False

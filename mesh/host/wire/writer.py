@@ -45,6 +45,10 @@ class Writer:
     def withdraw(self, parcel: Parcel) -> None:
         self._outbox.withdraw(parcel)
 
+    def cut(self, substream: Substream) -> bool:
+        """Withdraw what somebody still waits for. Whether anything is left that goes out before the stream's end."""
+        return self._outbox.cut(substream)
+
     def drop(self, substream: Substream) -> None:
         self._outbox.drop(substream)
 
@@ -56,6 +60,9 @@ class Writer:
     def has_data(self) -> bool:
         """That may be sent now."""
         return self._outbox.has_something
+
+    def has_parcels(self, substream: Substream) -> bool:
+        return self._outbox.has_parcels(substream)
 
     def is_free(self, substream: Substream) -> bool:
         """Whether nothing of that stream waits, and nothing at all for the socket."""

@@ -13,7 +13,9 @@ from safetensors.torch import save_file
 
 from inference.engine.engine import WIRE_DTYPES, WIRE_NUMERICS, CacheKey, ShardEngine
 from inference.engine.kv_cache import KvBudget
-from inference.model.config import ModelConfig, parse_config
+from inference.model.config import ModelConfig
+from inference.model.config_json import parse_config
+from inference.model.families import FAMILIES
 from protocols.ids import SessionId
 from protocols.placement import LayerRange
 from protocols.seams import CacheSpec, TensorFile
@@ -25,8 +27,32 @@ KEY = (SESSION, 0)
 MIB = 1 << 20
 
 
+# What a family's own config.json has to say beside the sizes, small enough to matter within the tests' few rows.
+FAMILY_CHANGES: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "mistral": {"sliding_window": 50},
+    "qwen2": {"use_sliding_window": True, "sliding_window": 40, "max_window_layers": 1},
+    "qwen3": {},
+    "gemma2": {"sliding_window": 40, "query_pre_attn_scalar": 24, "attn_logit_softcapping": 5.0},
+    "gemma3_text": {
+        "rope_theta": 1e6,
+        "sliding_window": 40,
+        "sliding_window_pattern": 2,
+        "query_pre_attn_scalar": 24,
+    },
+    "phi3": {"sliding_window": 50, "partial_rotary_factor": 0.42},
+    "qwen3_moe": {
+        "num_experts": 5,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 40,
+        "norm_topk_prob": True,
+    },
+    "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": None},
+}
+
+
 def config_json(family: str = "llama", **changes: Any) -> dict[str, Any]:
-    architecture = {"llama": "LlamaForCausalLM", "qwen3": "Qwen3ForCausalLM"}[family]
+    (architecture,) = (each.architecture for each in FAMILIES if each.model_type == family)
     return {
         "architectures": [architecture],
         "model_type": family,
@@ -40,7 +66,9 @@ def config_json(family: str = "llama", **changes: Any) -> dict[str, Any]:
         "max_position_embeddings": 512,
         "rms_norm_eps": 1e-5,
         "rope_theta": 10000.0,
+        "tie_word_embeddings": False,
         "eos_token_id": 0,
+        **FAMILY_CHANGES[family],
         **changes,
     }
 
@@ -73,14 +101,17 @@ def save_checkpoint(folder: Path, family: str = "llama", seed: int = 0, **change
     (folder / "config.json").write_text(json.dumps(config_json(family, **changes)))
     generator = torch.Generator().manual_seed(seed)
     weights = {
-        name: torch.randn(config.expected_shape(name), generator=generator)
-        * (1.5 * config.hidden**-0.5 if len(config.expected_shape(name)) > 1 else 0.3)
-        + (0 if len(config.expected_shape(name)) > 1 else 1)
+        name: _drawn(config.expected_shape(name), config, generator)
         for name in config.tensor_names(config.whole)
     }
     path = folder / "model.safetensors"
     save_file(weights, path)
     return Checkpoint(config, folder, tuple(TensorFile(name, str(path), name) for name in weights))
+
+
+def _drawn(shape: tuple[int, ...], config: ModelConfig, generator: torch.Generator) -> torch.Tensor:
+    drawn = torch.randn(shape, generator=generator)
+    return drawn * 1.5 * config.hidden**-0.5 if len(shape) > 1 else 1 + 0.3 * drawn
 
 
 def spec(prompt_rows: int, rows_max: int, sampling: Sampling | None = None) -> CacheSpec:

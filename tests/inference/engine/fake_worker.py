@@ -9,13 +9,14 @@ import os
 import struct
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
 from inference.engine import worker
-from inference.engine.worker_server import CacheKey
-from protocols.errors import Malformed, UserError
+from inference.engine.cost_curve import BatchRows
+from inference.engine.worker_server import CacheKey, StepOutput
+from protocols.errors import Malformed, UserError, WeftError
 from protocols.placement import LayerShape
 from protocols.seams import CacheSpec, ShardLoaded, ShardSpec
 from protocols.tensor import Frame
@@ -28,6 +29,7 @@ class Config(msgspec.Struct):
 
 class FakeEngine:
     loaded = ShardLoaded(1000, "fake", True)
+    batch_rows = BatchRows(4, 2)
 
     def __init__(self, spec: ShardSpec, config: Config) -> None:
         self.layers = spec.shard.range.layers
@@ -44,14 +46,20 @@ class FakeEngine:
     def close(self) -> None:
         pass
 
-    def step(self, key: CacheKey, frame: Frame, on_layer: Callable[[], None]) -> tuple[bytes, int | None]:
+    def step_together(
+        self, work: Sequence[tuple[CacheKey, Frame]], on_layer: Callable[[], None]
+    ) -> list[StepOutput | WeftError]:
+        for _ in range(self.layers):
+            if self.config.step_s:
+                time.sleep(self.config.step_s / self.layers)
+            on_layer()
+        return [self._outcome(key, frame) for key, frame in work]
+
+    def _outcome(self, key: CacheKey, frame: Frame) -> StepOutput | WeftError:
         if frame.header.position != self.rows[key]:
-            raise Malformed("rows do not follow on")
+            return Malformed("rows do not follow on")
         self.rows[key] += frame.header.rows
         items = struct.unpack(f"<{len(frame.body) // 4}f", frame.body)
-        for _ in range(self.layers):
-            time.sleep(self.config.step_s / self.layers)
-            on_layer()
         out = struct.pack(f"<{len(items)}f", *(item + self.layers for item in items))
         return out, os.getpid() if frame.header.sample else None
 

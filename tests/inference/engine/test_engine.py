@@ -10,7 +10,7 @@ import torch
 
 from inference.engine.engine import ShardEngine
 from inference.engine.kv_cache import KvBudget
-from protocols.errors import Malformed, Overloaded
+from protocols.errors import Malformed, Overloaded, WeftError
 from protocols.ids import SessionId
 from protocols.placement import LayerRange
 from protocols.seams import CacheSpec
@@ -43,7 +43,7 @@ def engine(checkpoint: Checkpoint) -> ShardEngine:
 
 
 def test_caches_reserve_all_their_rows_and_give_them_back(checkpoint: Checkpoint) -> None:
-    budget = KvBudget(3 * 64 * ROW_BYTES)
+    budget = KvBudget(3 * 64 * ROW_BYTES, planned_bytes=3 * 64 * ROW_BYTES)
     engine = checkpoint.engine(budget=budget)
     other = (SessionId("0f" * 16), 0)
     assert engine.open_cache(KEY, spec(4, 65)) == budget.reserved_bytes == 2 * 64 * ROW_BYTES
@@ -142,6 +142,32 @@ def test_what_is_wrong_with_one_frame_of_a_shared_step_harms_no_other(checkpoint
     results = last.step_together([(KEY, not_finite), (good, row), (good, row), ((SESSION, 9), row)])
     assert [type(result) for result in results] == [Malformed, tuple, Malformed, Malformed]
     assert results[1] == (b"", alone)
+
+
+def test_rows_that_are_not_finite_go_to_no_other_stage_and_are_not_kept(checkpoint: Checkpoint) -> None:
+    middle, good = checkpoint.engine(LayerRange(1, 2)), (SessionId("0f" * 16), 3)
+    for key in (KEY, good):
+        middle.open_cache(key, spec(1, 8))
+    row = frame(middle, 0, [1], bytes(range(96)))
+    (alone, _), *_ = middle.step_together([(good, row)])
+    expected = bytes(alone)
+    for number in ([0xC0, 0x7F], [0x80, 0x7F], [0x80, 0xFF]):
+        spoilt = frame(middle, 0, [1], bytes(number) + bytes(94))
+        bad, well = middle.step_together([(KEY, spoilt), (good, row)])
+        assert isinstance(bad, Malformed)
+        assert not isinstance(well, WeftError)
+        assert bytes(well[0]) == expected
+        assert (middle.rows(KEY), middle.rows(good)) == (0, 1)
+
+
+def test_a_trial_of_a_layer_keeps_nothing_and_changes_nothing(engine: ShardEngine) -> None:
+    run_chain([engine], 0, [1, 2, 3, 4])
+    before = kv_rows(engine, 4)
+    for rows in (1, 3, 32):
+        step = engine.trial(rows)
+        for layer in range(3):
+            step(layer)
+    assert all(torch.equal(a, b) for a, b in zip(kv_rows(engine, 4), before, strict=True))
 
 
 def test_only_a_frame_that_asks_draws_a_token(engine: ShardEngine) -> None:

@@ -19,6 +19,7 @@ from protocols.limits import PREFILL_CHUNK_ROWS as CHUNK
 from protocols.placement import LayerRange
 from protocols.session import Sampling
 from tests.inference.engine.checkpoints import (
+    FAMILY_CHANGES,
     KEY,
     Checkpoint,
     frame,
@@ -85,9 +86,9 @@ def assert_equal(found: list[torch.Tensor], expected: list[torch.Tensor]) -> Non
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
-@pytest.mark.parametrize("dtype", ["bf16", "f32"])
-@pytest.mark.parametrize("family", ["llama", "qwen3"])
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@pytest.mark.parametrize("dtype", ["bf16", "f32", "int8"])
+@pytest.mark.parametrize("family", FAMILY_CHANGES)
+@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data(), shape=shapes(), draw=st.sampled_from(DRAWS))
 def test_replay_in_any_frames_over_any_shards_gives_the_bits_of_decoding(
     family: str, dtype: str, data: st.DataObject, shape: dict[str, Any], draw: Sampling
@@ -114,8 +115,8 @@ def test_replay_in_any_frames_over_any_shards_gives_the_bits_of_decoding(
             assert drawn == tokens[rows]
 
 
-@pytest.mark.parametrize("dtype", ["bf16", "f32"])
-@pytest.mark.parametrize("family", ["llama", "qwen3"])
+@pytest.mark.parametrize("dtype", ["bf16", "f32", "int8", "int4"])
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma2", "qwen3_moe"])
 def test_replay_gives_the_bits_of_decoding_at_the_sizes_where_kernels_change_with_rows(
     tmp_path: Path, family: str, dtype: str
 ) -> None:
@@ -139,7 +140,7 @@ def test_replay_gives_the_bits_of_decoding_at_the_sizes_where_kernels_change_wit
         assert_equal(all_rows(engines, rows), expected)
 
 
-@pytest.mark.parametrize("dtype", ["bf16", "f32"])
+@pytest.mark.parametrize("dtype", ["bf16", "f32", "int8"])
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data(), shape=shapes())
 def test_sessions_that_share_their_steps_have_the_bits_that_they_have_alone(
@@ -178,7 +179,7 @@ def test_sessions_that_share_their_steps_have_the_bits_that_they_have_alone(
             assert_equal(kv_rows(shared, length, key), all_rows(engines, length))
 
 
-@pytest.mark.parametrize("dtype", ["bf16", "f32"])
+@pytest.mark.parametrize("dtype", ["bf16", "f32", "int8", "int4"])
 def test_the_middle_shard_alone_is_rebuilt_from_its_journalled_input(tmp_path: Path, dtype: str) -> None:
     checkpoint = save_checkpoint(tmp_path, num_hidden_layers=4)
     prompt, rows = list(range(1, 41)), 60

@@ -24,7 +24,8 @@ from protocols.ids import ModelDigest
 from protocols.placement import LayerRange
 from protocols.seams import CacheSpec, ShardId, ShardSpec, TensorFile
 from protocols.tensor import DType, Frame, Header, Kind, Numerics
-from tests.contracts.worker_contract import SESSION, SHAPE, Rig, WorkerContract, until_up
+from tests.contracts.worker_contract import SESSION, SHAPE, Rig, until_up
+from tests.inference.engine.torch_worker_contract import TorchWorkerContract
 from tests.inference.model.folders import HIDDEN, tiny_tensors, write_tiny_folder
 
 FAKE = str(Path(__file__).with_name("fake_worker.py"))
@@ -78,17 +79,47 @@ def specs(tmp_path_factory: pytest.TempPathFactory) -> tuple[ShardSpec, ...]:
 
 async def test_the_torch_worker_keeps_the_contract(specs: tuple[ShardSpec, ...]) -> None:
     # One process for all of it: importing torch takes longer than everything else together.
-    contract = WorkerContract()
+    contract = TorchWorkerContract()
     client = WorkerClient(torch_worker(1, 1_000_000), 1_000_000)
     async with running(client):
         rig = Rig(client, specs, HIDDEN, lambda: kill(client))
-        for name in sorted(vars(WorkerContract)):
+        for name in dir(contract):
             if name.startswith("test_"):
                 print(name)
                 await getattr(contract, name)(rig)
                 for spec in specs:
                     await client.unload(spec.shard)
                 assert client.free_bytes() == 1_000_000
+
+
+async def test_what_is_free_is_what_the_machine_has_too_less_what_sessions_were_promised() -> None:
+    room = 10_000
+    async with running(WorkerClient(python_child(FAKE), 10_000, lambda: room)) as client:
+        assert client.free_bytes() == 10_000
+        room = 3000
+        assert client.free_bytes() == 3000
+        await client.load(QUICK, no_progress)
+        await client.open_cache(SHARD, SESSION, 1, CACHE)
+        assert client.free_bytes() == 3000 - CACHE.rows_max
+        await client.step(SHARD, frame(0, 30))
+        assert client.free_bytes() == 3000 - CACHE.rows_max + 30
+        room = -5
+        assert client.free_bytes() == 0
+
+
+async def test_a_cache_that_could_not_be_closed_is_found_by_asking(
+    client: WorkerClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await client.load(QUICK, no_progress)
+    await client.open_cache(SHARD, SESSION, 1, CACHE)
+    with monkeypatch.context() as patch:
+        patch.setattr(limits, "WORKER_REQUESTS_MAX", 0)
+        with pytest.raises(Overloaded):
+            await client.close_cache(SHARD, SESSION, 1)
+    assert client.memory().caches == ()
+    assert await client.caches() == ((SHARD, SESSION, 1),)
+    await client.close_cache(SHARD, SESSION, 1)
+    assert await client.caches() == ()
 
 
 async def test_a_killed_worker_fails_the_load_that_was_under_way(client: WorkerClient) -> None:
@@ -227,7 +258,7 @@ async def test_a_worker_that_says_nothing_is_given_up(monkeypatch: pytest.Monkey
 
 
 async def test_garbage_from_the_worker_counts_as_its_end() -> None:
-    code = "import os, sys; os.write(int(sys.argv[-1]), bytes([0, 0, 0, 1, 0, 0, 0, 0, 0xC1]))"
+    code = "import os, sys; os.write(int(sys.argv[-1]), bytes([0, 0, 0, 1, *bytes(8), 0xC1]))"
     with pytest.raises(LocalFault, match="cannot read"):
         await WorkerClient(python_child("-c", code), 1).run()
 

@@ -101,6 +101,49 @@ def test_a_tensor_that_is_not_what_the_configuration_says_is_refused(
         opened.read(GATE)
 
 
+@pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("at", [0, 2700, -1])
+def test_a_tensor_with_a_value_that_is_not_finite_is_refused_by_name(
+    checkpoint: Checkpoint, stored: torch.dtype, value: float, at: int
+) -> None:
+    tensor = torch.randn(112, 48).to(stored)
+    tensor.view(-1)[at] = value
+    rewrite(checkpoint, GATE, tensor)
+    with (
+        reader(checkpoint, "bf16") as opened,
+        pytest.raises(UserError, match=f"{GATE} has values.* not finite"),
+    ):
+        opened.read(GATE)
+
+
+def test_a_value_too_large_for_the_type_of_the_shard_is_refused(checkpoint: Checkpoint) -> None:
+    rewrite(checkpoint, GATE, torch.full((112, 48), 3.4e38))
+    with reader(checkpoint, "f32") as opened:
+        assert opened.read(GATE).shape == (112, 48)
+    with reader(checkpoint, "bf16") as opened, pytest.raises(UserError, match="not finite in this type"):
+        opened.read(GATE)
+
+
+@pytest.mark.parametrize(
+    ("family", "part"),
+    [
+        ("qwen2", "self_attn.k_proj.bias"),
+        ("gemma2", "post_feedforward_layernorm.weight"),
+        ("phi3", "mlp.gate_up_proj.weight"),
+        ("qwen3_moe", "mlp.experts.3.down_proj.weight"),
+        ("qwen3_moe", "mlp.gate.weight"),
+    ],
+)
+def test_a_shard_refuses_a_tensor_of_another_shape_by_name(tmp_path: Path, family: str, part: str) -> None:
+    checkpoint = save_checkpoint(tmp_path, family)
+    name = f"model.layers.1.{part}"
+    shape = checkpoint.config.expected_shape(name)
+    rewrite(checkpoint, name, torch.zeros(*shape[:-1], shape[-1] + 1))
+    with pytest.raises(UserError, match=rf"tensor {name} has shape .*, and config.json says"):
+        checkpoint.engine(MIDDLE, "f32")
+
+
 @pytest.mark.parametrize("content", [b"", b"\x10", b"\xff" * 64, b"\x80\x02}q\x00." * 9])
 def test_a_corrupt_file_is_refused(checkpoint: Checkpoint, content: bytes) -> None:
     (checkpoint.folder / "model.safetensors").write_bytes(content)

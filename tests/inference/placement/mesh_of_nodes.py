@@ -8,7 +8,8 @@ from contextlib import asynccontextmanager
 
 import trio
 
-from inference.model.config import ModelConfig, parse_config
+from inference.model.config import ModelConfig
+from inference.model.config_json import parse_config
 from inference.placement.driver import ModelToOffer, Placement
 from inference.placement.holding.grants import GrantPolicy
 from mesh.feed import Feed
@@ -68,6 +69,9 @@ class TravellingWeights:
         if self.config is None:
             raise Unavailable("nobody has the manifest")
         return self.config
+
+    async def tokenizer_of(self, model):
+        return ""
 
     async def ensure(self, model, tensor_names, from_peers, on_progress):
         missing = [name for name in tensor_names if name not in self.tensors]

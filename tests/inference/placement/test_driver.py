@@ -145,7 +145,7 @@ async def test_a_new_division_releases_the_old_one_once_its_sessions_have_ended(
         assert a.worker.free_bytes() == old_bytes - new_layers * LAYER_BYTES, "both, while sessions last"
         drained.set()
         await trio.sleep(1)
-        assert a.worker.free_bytes() == a.worker._memory_bytes - new_layers * LAYER_BYTES
+        assert a.worker.free_bytes() == a.worker.memory_bytes - new_layers * LAYER_BYTES
 
 
 # Refusals and bad input ----------------------------------------------------------------------------------------------
@@ -210,7 +210,7 @@ async def test_a_worker_killed_while_loading_is_planned_around(autojump_clock):
         assert c.peer not in {each.peer for each in plan.assignments()}
         await trio.sleep(5)
         assert c.held() == []
-        await eventually(lambda: c.available_bytes() == c.worker._memory_bytes)
+        await eventually(lambda: c.available_bytes() == c.worker.memory_bytes)
 
 
 async def test_a_tensor_with_another_hash_from_its_only_holder_is_named(autojump_clock):
@@ -294,7 +294,7 @@ async def test_an_offer_that_does_not_fit_the_model_fails_when_the_model_is_know
             failed = await channel.receive()
             assert isinstance(failed, LoadFailed)
             assert reason in failed.reason
-        assert b.available_bytes() == b.worker._memory_bytes
+        assert b.available_bytes() == b.worker.memory_bytes
 
 
 async def test_a_load_past_its_lease_is_given_up(autojump_clock):
@@ -306,7 +306,7 @@ async def test_a_load_past_its_lease_is_given_up(autojump_clock):
             while not isinstance(reply, LoadFailed):
                 reply = await channel.receive()
             assert "lease ended" in reply.reason
-        assert b.available_bytes() == b.worker._memory_bytes
+        assert b.available_bytes() == b.worker.memory_bytes
 
 
 # Losses --------------------------------------------------------------------------------------------------------------
@@ -316,13 +316,13 @@ async def test_a_proposer_that_dies_midway_leaves_no_grants(autojump_clock):
     async with mesh_of(3, load_s=5.0) as (_, (a, b, c)):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(a.placement.offer, model_to_offer(), unheard)
-            await eventually(lambda: b.available_bytes() < b.worker._memory_bytes)
+            await eventually(lambda: b.available_bytes() < b.worker.memory_bytes)
             a.kill()
             nursery.cancel_scope.cancel()
         await trio.sleep(10)
         for node in (b, c):
             assert node.held() == []
-            assert node.available_bytes() == node.worker._memory_bytes
+            assert node.available_bytes() == node.worker.memory_bytes
 
 
 async def test_the_lease_of_a_proposer_that_falls_silent_frees_the_grant(autojump_clock):
@@ -333,9 +333,9 @@ async def test_the_lease_of_a_proposer_that_falls_silent_frees_the_grant(autojum
             assert await channel.receive() == Granted(1)
             mesh.world.silence(a.peer)
             await trio.sleep(40)
-            assert b.available_bytes() < b.worker._memory_bytes
+            assert b.available_bytes() < b.worker.memory_bytes
             await trio.sleep(20)
-            assert b.available_bytes() == b.worker._memory_bytes
+            assert b.available_bytes() == b.worker.memory_bytes
             mesh.world.heal()
 
 
@@ -348,7 +348,7 @@ async def test_a_user_who_leaves_releases_what_was_granted_and_claimed(autojump_
         await trio.sleep(1)
         for node in nodes:
             assert node.held() == []
-            assert node.available_bytes() == node.worker._memory_bytes
+            assert node.available_bytes() == node.worker.memory_bytes
 
 
 async def test_a_node_lost_midway_is_planned_around(autojump_clock):
@@ -419,7 +419,7 @@ async def test_the_later_of_two_plans_stands_and_what_the_earlier_left_behind_is
         await eventually(lambda: c.held() != [])
         await eventually(lambda: a.sees() == b.sees() == c.sees() == wanted)
         assert c.held() == []
-        await eventually(lambda: c.available_bytes() == c.worker._memory_bytes)
+        await eventually(lambda: c.available_bytes() == c.worker.memory_bytes)
 
 
 # Afterwards ----------------------------------------------------------------------------------------------------------
@@ -543,7 +543,7 @@ async def test_a_released_range_that_waits_for_its_worker_is_forgotten(autojump_
                     await channel.receive()
         await trio.sleep(60)
         assert b.held() == []
-        assert b.available_bytes() == b.worker._memory_bytes
+        assert b.available_bytes() == b.worker.memory_bytes
 
 
 async def test_a_full_disk_does_not_keep_a_range_from_being_served(autojump_clock):

@@ -7,18 +7,18 @@ import trio
 
 from inference.placement.holding.holder import GIVE_BACK_S
 from inference.placement.planning.plan import Goal, StandbyPolicy
-from protocols.errors import Unavailable
+from protocols.errors import Disconnected, Unavailable
 from protocols.ids import ModelDigest
-from protocols.placement import StandbyKind
+from protocols.placement import Offer, Release, StandbyKind
 from simulations.machine.arithmetic import LAYER_BYTES
 from tests.inference.placement.mesh_of_nodes import MODEL, mesh_of, model_to_offer
-from tests.inference.placement.test_driver import eventually, kinds, unheard
+from tests.inference.placement.test_driver import eventually, kinds, talk, unheard
 
 MAPPED = Goal(standby=StandbyPolicy.MAPPED)
 
 
 def layers_loaded(node):
-    return (node.worker._memory_bytes - node.worker.free_bytes()) // LAYER_BYTES
+    return (node.worker.memory_bytes - node.worker.free_bytes()) // LAYER_BYTES
 
 
 def standby_of(node):
@@ -86,7 +86,7 @@ async def test_a_promoted_standby_is_mapped_again_when_its_holder_serves_and_no_
 async def test_a_promotion_that_does_not_fit_is_refused_with_the_reason_and_stays_mapped(autojump_clock):
     async with mesh_of(3) as (_, (a, b, _)):
         await a.placement.offer(model_to_offer(), unheard, goal=MAPPED)
-        b.worker._memory_bytes = b.worker._memory_bytes - b.worker.free_bytes() + 10
+        b.worker.memory_bytes = b.worker.memory_bytes - b.worker.free_bytes() + 10
         layers = standby_of(b).claim.range
         with pytest.raises(Unavailable, match=f"layers {layers} could not be loaded: .* bytes do not fit"):
             await b.placement.load(MODEL, layers)
@@ -136,6 +136,55 @@ async def test_offered_hot_a_mapped_standby_is_loaded_and_offered_mapped_it_is_l
         assert {standby_of(node).claim.kind for node in nodes} == {StandbyKind.MAPPED}
 
 
+async def test_for_want_of_memory_an_unused_standby_moves_to_disk_and_a_primary_never(autojump_clock):
+    async with mesh_of(3) as (_, (a, b, _)):
+        await a.placement.offer(model_to_offer(), unheard, goal=Goal(standby=StandbyPolicy.HOT))
+        held, before, busy = standby_of(b), layers_loaded(b), trio.Event()
+
+        async def drained(_shard):
+            await busy.wait()
+
+        b.placement.unload_after(drained)
+        assert await b.placement.shed() is None, "a session is on it"
+        busy.set()
+        assert (await b.placement.shed()).range == held.claim.range
+        assert layers_loaded(b) == before - held.claim.range.layers
+        assert await b.placement.shed() is None
+        await eventually(lambda: standby_of(b).claim in a.placement.claims.claims(MODEL))
+        assert standby_of(b).claim.kind is StandbyKind.MAPPED
+        await b.placement.load(MODEL, held.claim.range)
+        assert standby_of(b).is_loaded, "it serves when it is needed"
+        b.kill()
+        await trio.sleep(1)
+        await b.restart()
+        await eventually(lambda: len(b.held()) == 2)
+        assert standby_of(b).claim.kind is StandbyKind.MAPPED
+
+
+async def test_a_primary_that_a_failed_plan_had_mapped_is_loaded_again(autojump_clock):
+    async with mesh_of(3) as (_, (a, b, _)):
+        await a.placement.offer(model_to_offer(), unheard, goal=Goal(standby=StandbyPolicy.NONE))
+        (before,) = [each.claim for each in b.placement.own_shards()]
+        held = b.held()
+        async with talk(a, b) as channel:
+            await channel.send(
+                Offer(
+                    9, a.peer, MODEL, before.range, True, before.dtype, before.numerics, 1 << 20, 60.0,
+                    (a.peer,), StandbyKind.MAPPED,
+                )
+            )  # fmt: skip
+            await eventually(
+                lambda: [each.claim.kind for each in b.placement.own_shards()] == [StandbyKind.MAPPED]
+            )
+        async with talk(a, b) as channel:
+            await channel.send(Release(9, MODEL, before.range, exact=True))
+            with pytest.raises(Disconnected):
+                await channel.receive()
+        await eventually(lambda: b.held() == held)
+        assert b.placement.held(MODEL, before.range) is not None
+        assert layers_loaded(b) == before.range.layers
+
+
 # What nobody holds any more ------------------------------------------------------------------------------------------
 
 
@@ -174,9 +223,9 @@ async def test_a_session_that_opens_again_while_its_range_is_adopted_waits_for_t
             assert a.placement.held(MODEL, lost.range) is None, "it loads"
             assert a.placement.can_load(MODEL, lost.range, a.peer)
             assert not a.placement.can_load(MODEL, lost.range, b.peer)
-            a.worker._memory_bytes = a.worker._memory_bytes - a.worker.free_bytes()
+            a.worker.memory_bytes = a.worker.memory_bytes - a.worker.free_bytes()
             assert a.placement.adoptable(lost, model_to_offer().config), "its memory is promised already"
-            a.worker._memory_bytes *= 2
+            a.worker.memory_bytes *= 2
         assert a.placement.held(MODEL, lost.range) is not None
 
 
@@ -184,5 +233,5 @@ async def test_a_range_that_does_not_fit_is_not_adopted(autojump_clock):
     async with mesh_of(3) as (_, (a, _, c)):
         await a.placement.offer(model_to_offer(), unheard, goal=Goal(standby=StandbyPolicy.NONE))
         (lost,) = [each.claim for each in c.placement.own_shards()]
-        a.worker._memory_bytes = a.worker._memory_bytes - a.worker.free_bytes()
+        a.worker.memory_bytes = a.worker.memory_bytes - a.worker.free_bytes()
         assert a.placement.adoptable(lost, model_to_offer().config) is None

@@ -33,7 +33,7 @@ async def test_a_withdrawn_model_is_claimed_by_nobody_and_its_memory_is_free(aut
         assert len(released) == 6
         assert {each.trouble for each in released} == {""}
         await eventually(lambda: all(node.sees() == [] for node in nodes))
-        assert all(node.available_bytes() == node.worker._memory_bytes for node in nodes)
+        assert all(node.available_bytes() == node.worker.memory_bytes for node in nodes)
         assert await nodes[2].placement.withdraw(NOTE) == (), "a second time there is nothing to do"
         assert nodes[1].placement.claims.lookup("tiny").digest == MODEL, "it can be offered again by its name"
 
@@ -50,9 +50,9 @@ async def test_sessions_end_in_peace_and_those_that_last_are_named(autojump_cloc
         released = await a.placement.withdraw(NOTE, within_s=5.0)
         assert {each.holder for each in released if each.trouble} == {b.peer}
         assert b.held() == [], "no new session is taken"
-        assert b.worker.free_bytes() < b.worker._memory_bytes
+        assert b.worker.free_bytes() < b.worker.memory_bytes
         drained.set()
-        await eventually(lambda: b.worker.free_bytes() == b.worker._memory_bytes)
+        await eventually(lambda: b.worker.free_bytes() == b.worker.memory_bytes)
 
 
 async def test_what_was_down_while_its_model_was_withdrawn_lets_go_when_it_comes_back(autojump_clock):
@@ -126,7 +126,7 @@ async def test_claimed_ranges_stay_when_their_proposer_dies_and_granted_ones_go(
         await trio.sleep(20)
         assert any(not standby for _, standby in b.held())
         assert c.held() == []
-        assert c.available_bytes() == c.worker._memory_bytes
+        assert c.available_bytes() == c.worker.memory_bytes
 
 
 # Who gets what -------------------------------------------------------------------------------------------------------
@@ -162,7 +162,7 @@ async def test_several_models_share_one_mesh_within_its_memory(autojump_clock):
         assert b.available_bytes() < free
         assert {claim.model for claim in b.placement.claims.claims()} == {MODEL, OTHER}
         for node in (a, b):
-            node.worker._memory_bytes -= node.available_bytes()  # full now
+            node.worker.memory_bytes -= node.available_bytes()  # full now
         with pytest.raises(UserError, match="third needs"):
             third = ModelToOffer(ModelDigest("ef" * 32), "third", first.config, "bf16", "exact")
             await a.placement.offer(third, unheard, goal=bare)

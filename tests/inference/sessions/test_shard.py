@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import replace
 
 import msgspec
 import pytest
@@ -117,9 +116,9 @@ async def test_credits_come_back_several_at_a_time_and_before_the_last_is_spent(
 @pytest.mark.parametrize(
     ("wrong", "why"),
     [
-        (replace(rows().header, width=WIDTH + 1), "width"),
-        (replace(rows().header, rows=9), "reserved"),
-        (replace(rows().header, dtype=DType.BF16), "dtype"),
+        (msgspec.structs.replace(rows().header, width=WIDTH + 1), "width"),
+        (msgspec.structs.replace(rows().header, rows=9), "reserved"),
+        (msgspec.structs.replace(rows().header, dtype=DType.BF16), "dtype"),
     ],
 )
 async def test_rows_that_do_not_fit_harm_the_sender_alone(
@@ -261,6 +260,24 @@ async def test_going_down_refuses_new_stages_and_waits_for_the_open_ones(autojum
                 assert await late.receive() == StageRefused("this node is going down")
             await session.send(CloseStage())
             await node.server.drain()
+
+
+async def test_while_memory_is_short_no_stage_is_opened_and_those_that_are_open_go_on(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_ring() as ring:
+        node = ring.nodes[2]
+        async with session_with(ring, node) as session, session_with(ring, node) as late:
+            await session.send(opening())
+            await session.receive()
+            node.server.shortage = "it is short of memory"
+            await late.send(opening(stage=1))
+            assert await late.receive() == StageRefused("it is short of memory")
+            assert len(node.server.sessions) == 1
+        node.server.shortage = ""
+        async with session_with(ring, node) as later:
+            await later.send(opening(stage=1))
+            assert isinstance(await later.receive(), StageOpened)
 
 
 @pytest.mark.parametrize(

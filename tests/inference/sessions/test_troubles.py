@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 
 import pytest
@@ -199,11 +200,11 @@ async def test_rows_are_replayed_in_the_blocks_in_which_they_may_be_computed(
         rebuilt = ring.nodes[1]
         start_step = rebuilt.worker.start_step
 
-        def watch(shard: ShardId, frame: Frame) -> Stepping:
+        def watch(shard: ShardId, frame: Frame, *rest: Callable[[], None]) -> Stepping:
             header = frame.header
             if header.stage == 0:
                 fed.append((header.kind, header.position, header.rows, header.sample))
-            return start_step(shard, frame)
+            return start_step(shard, frame, *rest)
 
         rebuilt.worker.start_step = watch  # type: ignore[method-assign,assignment]
         await generate(ring, order(tokens=80, prompt=200), {60: lambda: ring.kill(ring.nodes[0])})

@@ -47,6 +47,7 @@ def spread(rogue: Members, pushes: Iterable[Push]) -> None:
     """Say to all neighbours what a member that keeps the rules would not pass on."""
     for push in pushes:
         rogue.gossip._send(rogue.gossip.neighbours, push)
+    rogue.gossip._flush()
 
 
 def sizes(members: Members) -> tuple[int, int, int]:

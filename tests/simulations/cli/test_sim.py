@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 from types import SimpleNamespace
 
@@ -13,7 +14,6 @@ import pytest
 
 from node.cli.main import run
 from protocols.exit_codes import ExitCode
-from simulations.cli import check_determinism as check_command
 from simulations.cli import run as run_command
 from simulations.cli import shrink as shrink_command
 from simulations.cli.main import COMMANDS, sim
@@ -22,8 +22,19 @@ from simulations.running.corpus import decode, encode, read
 from simulations.running.run import Progress
 from simulations.scenarios.faults import Crash
 from simulations.scenarios.script import NodeSpec, Request, Script
+from simulations.trace import Trace
 from tests.simulations.running.scripts import A_VIOLATION, a_request, a_script, an_outcome
 
+BRIEF = """
+format = 1
+summary = "Two nodes, one question."
+duration_s = 4
+[nodes]
+count = 2
+[workload]
+sessions = 1
+rest_s = 2
+"""
 SMALL = Script(
     "small",
     5,
@@ -109,6 +120,17 @@ def test_a_run_can_be_had_as_one_object(weft, runs):
     assert told["requests"][0]["status"] == "finished"
 
 
+def test_what_comes_out_only_in_the_run_is_wrong_usage_as_well(weft, tmp_path):
+    """The machines alone have no workers that could crash."""
+    (tmp_path / "odd.toml").write_text(
+        "format = 1\nsummary = 'x'\nlevel = 'world'\nduration_s = 60\nnodes.count = 3\nworkload.sessions = 0\n"
+        "[[faults]]\nkind = 'worker_crash'\nat_s = 1\nnode = 'n1'\n"
+    )
+    code, out, err = weft("run", "odd.toml")
+    assert (code, out) == (2, "")
+    assert "has no worker_crash faults: run the scenario at level 'cluster'" in err
+
+
 def test_an_interrupted_run_tells_what_it_knew(weft, runs):
     runs.outcome = lambda script: an_outcome(interrupted=True)
     code, out, _ = weft("run", "steady")
@@ -126,6 +148,7 @@ def test_an_interrupted_run_tells_what_it_knew(weft, runs):
         (["run", "odd.json"], "unknown field `sead`"),
         (["run", "odd.toml"], "odd"),
         (["run", "good.json", "--seed", "3", "--nodes", "2"], "leave out --seed and --nodes"),
+        (["run", "asks.toml"], "nobody asks at level 'world'"),
         (["run", "steady", "--nodes", "1"], "at least"),
         (["run", "steady", "--minutes", "0.001"], "minutes"),
         (["run"], "Missing argument"),
@@ -142,6 +165,9 @@ def test_wrong_usage_exits_2_with_one_line_and_the_next_step(weft, runs, tmp_pat
     (tmp_path / "old.json").write_bytes(good.replace(b'"format": 1', b'"format": 2'))
     (tmp_path / "odd.json").write_bytes(good.replace(b'"seed": 5', b'"sead": 5'))
     (tmp_path / "odd.toml").write_text("format = 1\nsummery = 'x'\n")
+    (tmp_path / "asks.toml").write_text(
+        "format = 1\nsummary = 'x'\nlevel = 'world'\nduration_s = 60\nnodes.count = 3\n"
+    )
     code, out, err = weft(*arguments)
     assert (code, out) == (2, "")
     assert err.startswith("weft: ")
@@ -262,22 +288,32 @@ def test_a_script_runs_for_real_and_leaves_a_trace(weft, tmp_path):
     assert json.loads(weft("run", "small.json", "--json")[1])["digest"] == told["digest"]
 
 
-def test_the_same_seed_twice_is_the_same(weft, tmp_path, monkeypatch):
-    (tmp_path / "small.json").write_bytes(encode(SMALL))
-    monkeypatch.setattr(
-        check_command, "find", lambda *asked: run_command.find("small.json", None, None, None)
-    )
-    code, out, _ = weft("check-determinism", "5")
-    assert code == 0
-    assert out.startswith("the same: ")
-    assert "0 violations" in out
+def test_the_same_seed_twice_is_the_same(weft, tmp_path):
+    (tmp_path / "brief.toml").write_text(BRIEF)
+    code, out, err = weft("check-determinism", "5", "--scenario", "brief.toml")
+    assert (code, err) == (0, "")
+    same = re.fullmatch(r"the same: ([\d,]+) events, then the end: [0-9a-f]{32}, 0 violations\n", out)
+    assert same is not None
+    assert int(same[1].replace(",", "")) > 100
 
 
-def test_the_first_event_that_differs_is_shown(weft, monkeypatch):
-    monkeypatch.setattr(check_command, "stream_of", lambda script: [b"one", b"two", b"the end"])
-    monkeypatch.setattr(check_command, "stream_elsewhere", lambda script: [b"one", b"2", b"the end"])
-    code, out, _ = weft("check-determinism", "5")
-    assert (code, out) == (1, "event 1 differs:\n    one\n1st two\n2nd 2\n")
+def test_the_first_event_that_differs_is_shown_with_those_before_it(weft, tmp_path, monkeypatch):
+    """One event of the run in this process is another than in the other process."""
+    (tmp_path / "brief.toml").write_text(BRIEF)
+    carried = Trace.carried
+
+    def carried_oddly(trace, data):
+        carried(trace, data + b" oddly" if trace.events == 50 else data)
+
+    monkeypatch.setattr(Trace, "carried", carried_oddly)
+    code, out, _ = weft("check-determinism", "5", "--scenario", "brief.toml")
+    said, *events = out.splitlines()
+    assert (code, said) == (1, "event 50 differs:")
+    *before, one, two = events
+    assert before
+    assert all(line.startswith("    ") for line in before)
+    assert one.startswith("1st ")
+    assert one.removesuffix(" oddly").removeprefix("1st ") == two.removeprefix("2nd ")
 
 
 def test_ctrl_c_ends_a_real_run_with_what_is_known(weft, tmp_path, monkeypatch):

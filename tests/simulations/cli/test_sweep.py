@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from pathlib import Path
 from typing import Self
 
@@ -121,6 +122,19 @@ def test_mistakes_are_one_line_and_leave_nothing_behind(
     assert said.err.startswith("weft: ")
     assert said.err.count("\n") == 1
     assert says in said.err
+
+
+def test_an_engine_that_can_not_be_had_leaves_what_there_is(
+    scenario: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    elsewhere = ["sim", "sweep", scenario, "--engine", "dask", "--scheduler", "tcp://127.0.0.1:1"]
+    assert run(elsewhere) == ExitCode.USAGE
+    assert "pip install 'weft[cluster]'" in capsys.readouterr().err
+    assert not Path("sweeps").exists()
+    assert run(["sim", "sweep", scenario, "--seeds", "1"]) == ExitCode.OK
+    assert run([*elsewhere, "--fresh"]) == ExitCode.USAGE
+    assert list(read_store(Path("sweeps/quiet")).results) == [0]
 
 
 def test_a_folder_of_another_sweep_is_refused_with_the_next_step(

@@ -10,6 +10,8 @@ import pytest
 import trio
 import trio.testing
 
+from protocols.hello import MINOR
+from protocols.placement import LayerRange, StandbyKind
 from simulations.cluster.clients import Clients
 from simulations.cluster.cluster import Cluster
 from simulations.cluster.conditions import severed
@@ -22,6 +24,7 @@ from simulations.scenarios.faults import (
     Fault,
     Leave,
     Lie,
+    Offer,
     Partition,
     Pause,
     Reset,
@@ -95,6 +98,42 @@ async def test_a_crash_is_followed_by_a_start_when_it_is_due(
         (mark,) = faulting.marks
         assert mark.label == "crash of n1"
         assert 5 <= mark.until_s - cluster.started_at_s < 8
+
+
+def terms(cluster: Cluster) -> set[int]:
+    daemons = (node.daemon for node in cluster.up)
+    return {claim.term for daemon in daemons if daemon for claim in daemon.placement.claims.claims()}
+
+
+async def test_a_model_that_is_offered_again_stands_in_the_newer_plan(
+    play: Play, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with play(Offer(1, "n1", on=("n0", "n2"))) as (cluster, faulting):
+        assert terms(cluster) == {1}
+        await at(cluster, 20)
+        assert terms(cluster) == {2}
+        assert not any(grant.offer.term for grant in cluster.nodes["n1"].daemon.placement._holder.grants)  # type: ignore[union-attr]
+        (mark,) = faulting.marks
+        assert mark.label == "n1 offers the model to n0+n2"
+        assert mark.until_s - mark.at_s < 15
+
+
+async def test_an_offer_that_takes_too_long_leaves_all_as_it_was(
+    play: Play, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with play(Offer(1, "n1", patience_s=0.05)) as (cluster, _):
+        before = held(cluster)
+        await at(cluster, 20)
+        assert terms(cluster) == {1}
+        assert held(cluster) == before
+
+
+def held(cluster: Cluster) -> set[tuple[str, LayerRange, bool, StandbyKind]]:
+    daemons = {node.name: node.daemon for node in cluster.up if node.daemon}
+    claims = (
+        (name, each.claim) for name, daemon in daemons.items() for each in daemon.placement.own_shards()
+    )
+    return {(name, claim.range, claim.standby, claim.kind) for name, claim in claims}
 
 
 async def test_whoever_crashes_for_good_stays_down_until_all_has_settled(
@@ -352,7 +391,7 @@ async def test_an_upgraded_node_comes_back_with_another_minor(
         await at(cluster, 15)
         assert cluster.nodes["n1"].is_up
         assert cluster.nodes["n1"].conduct.minor == 2
-        assert cluster.nodes["n0"].conduct.minor == 0
+        assert cluster.nodes["n0"].conduct.minor == MINOR
 
 
 def test_marks_are_read_by_people() -> None:

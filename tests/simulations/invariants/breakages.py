@@ -8,7 +8,9 @@ from copy import copy
 from typing import Any
 
 import msgspec
+import trio
 
+from inference.engine.worker_books import HeldCache
 from inference.sessions.relay import Outlet
 from mesh.liveness import incarnation
 from mesh.liveness.detector import State
@@ -16,7 +18,7 @@ from mesh.liveness.incarnation import Reserved
 from mesh.liveness.standing import Doubt
 from mesh.picture.evidence import Happening, Record
 from node import api
-from protocols import limits
+from protocols import limits, streams
 from protocols.ids import PeerId, SessionId
 from protocols.observations import NO_EVIDENCE, Evidence, Outcome, Tally
 from protocols.placement import Claims, LayerRange
@@ -197,6 +199,26 @@ def unknown_claims(mesh: Mesh) -> AbstractContextManager[None]:
     return lacking(sight(mesh).daemon.placement.claims._told, sight(mesh, "n2").peer)
 
 
+def wild_branch(mesh: Mesh) -> AbstractContextManager[None]:
+    """The words of one author go to somebody who is no neighbour."""
+    branches = sight(mesh).daemon.members.gossip._machine._tree._branches
+    return holding(branches, sight(mesh, "n2").peer, {STRANGER: None})
+
+
+def link_to_nobody(mesh: Mesh) -> AbstractContextManager[None]:
+    links: Any = sight(mesh).linked
+    return holding(links, STRANGER, None)
+
+
+def missed_though_here(mesh: Mesh) -> AbstractContextManager[None]:
+    missing: Any = sight(mesh).missing_ids
+    return holding(missing, next(iter(sight(mesh).recent_ids)), None)
+
+
+def lock_left(mesh: Mesh) -> AbstractContextManager[None]:
+    return holding(sight(mesh).daemon.relay._opening, (STRANGER, streams.DECODE), trio.Lock())
+
+
 def promised_twice(mesh: Mesh) -> AbstractContextManager[None]:
     grant = sight(mesh).grants[0]
     return having(grant, "promised_bytes", 2 * grant.bytes_needed + 1)
@@ -230,7 +252,7 @@ def another_range(mesh: Mesh) -> AbstractContextManager[None]:
 def cache_kept(mesh: Mesh) -> AbstractContextManager[None]:
     worker: Any = sight(mesh).node.worker
     shard = sight(mesh).holdings[0].shard
-    return holding(worker._process.kv_bytes, (shard, NOBODYS, 0), 64)
+    return holding(worker._process.books._caches, (shard, NOBODYS, 0), HeldCache(64, 1))
 
 
 def stage_kept(mesh: Mesh, entry: str | None = "n2") -> AbstractContextManager[None]:

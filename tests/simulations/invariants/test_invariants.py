@@ -15,6 +15,7 @@ import trio
 from inference.placement.holding.holdings import HOLDINGS_FILE
 from inference.sessions.events import Phase
 from mesh.admission import belonging
+from mesh.liveness.detector import State
 from node import api
 from simulations.cluster.clients import Clients
 from simulations.cluster.cluster import Cluster
@@ -87,8 +88,9 @@ BREAKAGES: dict[str, b.Breakage] = {
     "sessions_stay_within_their_order": lambda mesh: b.having(b.session(mesh), "failovers", 99),
     "plans_are_granted_in_order": b.falling_rank,
     "plans_do_not_overlap": b.second_primary,
-    "memory_is_enough": lambda mesh: b.having(b.sight(mesh).node.worker, "_memory_bytes", 0),
+    "memory_is_enough": lambda mesh: b.having(b.sight(mesh).node.worker, "memory_bytes", 0),
     "promises_cover_their_ranges": b.promised_twice,
+    "grants_are_used": b.uncovered,
     "claims_are_true": b.released_claim,
     "nodes_tell_what_they_hold": b.untold_ranges,
     "claims_are_of_this_run": b.claim_of_an_earlier_run,
@@ -128,6 +130,12 @@ BREAKAGES: dict[str, b.Breakage] = {
     "the_core_sees_itself": b.suspected,
     "the_core_is_joined_for_bulk": b.half_joined,
     "neighbours_have_links": lambda mesh: b.lacking(b.sight(mesh).linked),  # type: ignore[arg-type]
+    "trees_grow_along_links": b.wild_branch,
+    "links_are_to_neighbours": b.link_to_nobody,
+    "what_is_done_is_forgotten": b.lock_left,
+    "links_end_with_their_neighbours": lambda mesh: b.lacking(b.sight(mesh).linked),  # type: ignore[arg-type]
+    "what_has_come_is_not_missed": b.missed_though_here,
+    "rings_are_of_the_living": lambda mesh: b.having(b.standing(mesh), "state", State.LEFT),
     "the_dead_are_known": b.missing_node,
     "evidence_adds_up": b.overpraised,
     "happenings_are_noted_once": b.noted_twice,

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import trio
 import trio.testing
+from msgspec.structs import replace
 
 from protocols import limits
 from protocols.errors import Malformed, Overloaded, Unavailable, WorkerDied
@@ -137,6 +136,34 @@ async def test_work_rises_while_a_step_is_computed() -> None:
     assert (await stepping.result()).token is not None
 
 
+async def test_who_started_a_step_is_told_once_when_its_result_is_there() -> None:
+    worker, shard, frame = await prepared()
+    told: list[float] = []
+    stepping = worker.start_step(shard, frame, lambda: told.append(trio.current_time()))
+    began = trio.current_time()
+    worker.slow(2)
+    await trio.sleep(1.5)
+    assert told == []
+    await trio.sleep(10)
+    assert told == [pytest.approx(began + 2, abs=0.002)]
+    await stepping.result()
+    assert trio.current_time() == pytest.approx(began + 11.5)
+
+
+async def test_who_started_a_step_is_told_too_when_the_worker_hangs_and_dies() -> None:
+    worker, shard, frame = await prepared()
+    told: list[float] = []
+    stepping = worker.start_step(shard, frame, lambda: told.append(trio.current_time()))
+    worker.hang()
+    await trio.sleep(100)
+    assert told == []
+    worker.crash()
+    await trio.testing.wait_all_tasks_blocked()
+    assert len(told) == 1
+    with pytest.raises(WorkerDied):
+        await stepping.result()
+
+
 async def test_a_hang_in_mid_step_stops_the_work_and_delays_the_rest() -> None:
     worker, shard, frame = await prepared()
     began = trio.current_time()
@@ -202,10 +229,10 @@ async def test_a_worker_computes_on_while_nobody_gets_a_turn_to_look() -> None:
 async def test_what_caches_hold_is_seen_by_session_and_goes_with_them() -> None:
     worker, shard, _ = await prepared()
     await worker.open_cache(shard, OTHER, 0, CacheSpec(1, 32, Sampling()))
-    assert worker.caches == {SESSION: 64 * 10 * KV_ROW_BYTES, OTHER: 32 * 10 * KV_ROW_BYTES}
+    assert worker.sessions == {SESSION: 64 * 10 * KV_ROW_BYTES, OTHER: 32 * 10 * KV_ROW_BYTES}
     assert worker.kv_bytes == 96 * 10 * KV_ROW_BYTES
     await worker.close_cache(shard, SESSION, 0)
-    assert worker.caches == {OTHER: 32 * 10 * KV_ROW_BYTES}
+    assert worker.sessions == {OTHER: 32 * 10 * KV_ROW_BYTES}
     await worker.unload(shard)
     assert worker.kv_bytes == 0
 

@@ -6,7 +6,13 @@ import pytest
 
 from protocols.errors import LocalFault
 from simulations.running import comparing
-from simulations.running.comparing import BEFORE, Difference, check, first_difference, stream_of
+from simulations.running.comparing import (
+    BEFORE,
+    Difference,
+    first_difference,
+    stream_elsewhere,
+    stream_of,
+)
 from simulations.scenarios.script import NodeSpec, Request, Script
 
 SCRIPT = Script(
@@ -51,16 +57,12 @@ def test_bytes_that_are_no_text_can_be_read_too() -> None:
 
 
 def test_a_script_runs_the_same_in_another_process() -> None:
-    assert check(SCRIPT) is None
+    assert first_difference(stream_of(SCRIPT), stream_elsewhere(SCRIPT)) is None
 
 
-def test_what_differs_between_the_processes_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    def stream_with_more(script: Script) -> list[bytes]:
-        events = stream_of(script)
-        return [*events[:10], b"only here", *events[10:]]
-
-    monkeypatch.setattr(comparing, "stream_of", stream_with_more)
-    difference = check(SCRIPT)
+def test_what_differs_between_the_processes_is_found() -> None:
+    events = stream_of(SCRIPT)
+    difference = first_difference([*events[:10], b"only here", *events[10:]], stream_elsewhere(SCRIPT))
     assert difference is not None
     assert (difference.index, difference.one) == (10, "only here")
 
@@ -68,4 +70,4 @@ def test_what_differs_between_the_processes_is_found(monkeypatch: pytest.MonkeyP
 def test_a_second_run_that_fails_is_a_fault_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(comparing.sys, "executable", "/bin/false")
     with pytest.raises(LocalFault, match="the second run failed"):
-        check(SCRIPT)
+        stream_elsewhere(SCRIPT)

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import signal
+import subprocess
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +13,7 @@ import pytest
 
 from simulations.running.engines import Done, Ended, Engine, Failed, LocalEngine
 from simulations.running.task import Task
+from tests.simulations.running import hostile
 from tests.simulations.running.hostile import behave
 from tests.simulations.running.outcomes import outcome
 
@@ -65,4 +70,16 @@ def test_what_a_killed_process_leaves_on_disk_is_removed(
     with LocalEngine(1, behave) as engine:
         all_ended(engine, [Task(0, scenario="leaves a file")])
         assert list(tmp_path.rglob("left"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_workers_of_a_killed_parent_end_and_leave_nothing_on_disk(tmp_path: Path) -> None:
+    killed = subprocess.run(
+        [sys.executable, "-m", hostile.__name__],
+        stdout=subprocess.PIPE,  # which the worker holds too: it is read until both have ended
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+        check=False,
+        timeout=60,
+    )
+    assert (killed.returncode, killed.stdout) == (-signal.SIGKILL, b"")
     assert list(tmp_path.iterdir()) == []

@@ -34,7 +34,7 @@ class Watched:
                 self.reached_s = trio.current_time()
 
         with self.guard.interruptible(), self.breakage:
-            run_deterministically(within, seed=1, instruments=[self.guard])
+            run_deterministically(within, seed=1, clock=self.guard.clock)
         return self
 
 
@@ -59,7 +59,7 @@ def test_who_works_without_ever_waiting_ends_the_run_and_is_named():
     (violation,) = watched.guard.violations
     assert (violation.invariant, violation.sentence, violation.at_s) == ("L7", SENTENCE, 3.25)
     assert "hand_to_each_other.<locals>.work" in violation.detail
-    assert "2000 times" in violation.detail
+    assert f"{2 * WATCHED_ROUNDS} times" in violation.detail
     assert not watched.guard.was_aborted
     assert not watched.breakage.violations
 
@@ -104,7 +104,7 @@ async def deaf():
 
 guard = Guard(lambda: None, rounds_max=1500)
 with Breakage(guard):
-    run_deterministically(deaf, seed=1, instruments=[guard])
+    run_deterministically(deaf, seed=1, clock=guard.clock)
 print(guard.was_aborted, [violation.invariant for violation in guard.violations])
 """
 

@@ -92,6 +92,17 @@ def test_outcomes_of_something_else_are_not_mixed_in(
     assert read_store(tmp_path).header == wanted
 
 
+def test_a_header_without_outcomes_is_in_nobodys_way(tmp_path: Path) -> None:
+    with open_store(tmp_path, HEADER):
+        pass
+    wanted = replace(HEADER, scenario="wan", minutes=None)
+    with open_store(tmp_path, wanted) as store:
+        store.append(outcome(3))
+        assert list(store.results) == [3]
+    store = read_store(tmp_path)
+    assert (store.header, list(store.results)) == (wanted, [3])
+
+
 @pytest.mark.parametrize(
     ("data", "says"),
     [

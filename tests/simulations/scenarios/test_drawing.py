@@ -18,8 +18,8 @@ from simulations.scenarios.scenario import load
 from simulations.scenarios.script import NodeSpec, Script
 
 GOLDEN = {
-    ("churn", 1): "8fbdecfac8b20abf41f70dd1f189c588",
-    ("swarm", 7): "c0764faa4a6181506b50e37510674e60",
+    ("churn", 1): "7240c3a61d54fa664eb1303619cdc533",
+    ("swarm", 7): "2e41f6c932c747ec8507d6177ae74e88",
 }
 
 

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import gc
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from inference.model.tiny import MODEL_DIR
 from protocols.errors import NotFound, UserError
 from simulations.scenarios.drawing import draw
 from simulations.scenarios.scenario import load, names
@@ -101,6 +103,8 @@ REFUSED = {
         GOOD + "sessions = 0\n[expect]\nfinished_share = 1.0",
         "nobody asks: add a workload",
     ),
+    "questions to machines alone": ('level = "world"' + GOOD, "nobody asks at level 'world'"),
+    "layers that weft-tiny has not": ('engine = "torch"' + GOOD, "not 12 layers: set layers to 8"),
     "one node": (GOOD.replace("count = 3", "count = 1"), ">= 2 at nodes.count"),
     "no node": (GOOD.replace("count = 3", "count = 0"), ">= 2 at nodes.count"),
     "no machines": (GOOD.replace("[workload]", "machines = []\n[workload]"), "length >= 1 at nodes.machines"),
@@ -172,6 +176,11 @@ def test_what_can_not_be_is_refused_in_one_line(text: str, complaint: str, tmp_p
         load(written(tmp_path, text))
     assert "\n" not in str(caught.value)
     assert "`" not in str(caught.value)
+
+
+def test_the_real_engine_has_as_many_layers_as_the_model_that_comes_with_weft(tmp_path: Path) -> None:
+    layers = json.loads((MODEL_DIR / "config.json").read_bytes())["num_hidden_layers"]
+    assert load(written(tmp_path, f'engine = "torch"\nlayers = {layers}' + GOOD)).layers == layers
 
 
 def test_a_scenario_can_not_be_had_with_fewer_nodes_than_it_names() -> None:

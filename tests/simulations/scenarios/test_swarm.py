@@ -27,7 +27,7 @@ def test_meshes_of_every_size_are_drawn(swarm: list[Script]) -> None:
 def test_every_kind_of_fault_is_drawn_and_never_all_at_once(swarm: list[Script]) -> None:
     seen = Counter(fault.__struct_config__.tag for script in swarm for fault in script.faults)
     assert seen.keys() == {
-        "clock_jump", "crash", "disk_full", "disk_slow", "leave", "partition", "pause", "reset", "slow_link", "stall",
+        "clock_jump", "crash", "disk_full", "disk_slow", "leave", "offer", "partition", "pause", "reset", "slow_link", "stall",
         "upgrade", "worker_crash", "worker_hang", "worker_slow",
     }  # fmt: skip
     profiles = [draw_profile(load("swarm"), chance(seed, "swarm", "profile")) for seed in SEEDS]

@@ -224,6 +224,16 @@ def test_a_plan_that_fails_gives_a_range_back_to_the_plan_that_has_it_too():
     assert grants.release(Release(2, MODEL, LayerRange(0, 4), exact=True), B) == (grant,), "and nobody's now"
 
 
+def test_a_plan_that_fails_gives_a_range_back_in_the_form_that_the_plan_before_has_it_in():
+    grants = Grants()
+    loaded = grants.offer(an_offer(), 100, 0).grant
+    grants.claim(loaded, 40, 0)
+    mapped = grants.offer(an_offer(term=2, proposer=B, standby=True, kind=MAPPED), 60, 1).grant
+    grants.claim(mapped, 0, 2)
+    assert grants.release(Release(2, MODEL, LayerRange(0, 4), exact=True), B) == ()
+    assert (mapped.offer, mapped.is_mapped) == (loaded.offer, False)
+
+
 def test_a_plan_that_fails_takes_no_rivals_grant_with_it():
     grants = Grants()
     rivals = grants.offer(an_offer(proposer=B), 100, 0).grant

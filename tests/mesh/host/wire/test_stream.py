@@ -91,6 +91,38 @@ async def test_what_one_turn_does_not_send_may_be_changed_once_it_was_taken() ->
         assert received == sent
 
 
+async def test_what_was_taken_without_waiting_goes_out_before_the_end(autojump_clock: MockClock) -> None:
+    sent = bytes(range(250)) * 800
+    wires = wire_pair()
+    async with stream_pair(wires) as (here, there):
+        wires[0].stalled = trio.Event()
+        assert here.send_nowait(sent)
+        await there.close()
+        await wait_all_tasks_blocked()
+        await here.close()
+        await here.reset()  # as after any end: there is nothing to give up
+        with pytest.raises(Disconnected):
+            await here.send(b"more")
+        wires[0].stalled.set()
+        received = b""
+        while data := await there.receive():
+            received += data
+        assert received == sent
+
+
+async def test_a_reset_gives_up_what_was_taken_without_waiting(autojump_clock: MockClock) -> None:
+    wires = wire_pair()
+    async with stream_pair(wires) as (here, there):
+        wires[0].stalled = trio.Event()
+        assert here.send_nowait(bytes(200_000))
+        await here.close()
+        await here.reset()
+        wires[0].stalled.set()
+        with pytest.raises(Disconnected):
+            while await there.receive():
+                pass
+
+
 async def test_nothing_is_taken_while_the_socket_is_full() -> None:
     wires = wire_pair()
     async with stream_pair(wires) as (here, there):

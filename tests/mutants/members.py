@@ -1,4 +1,4 @@
-"""Slips in membership: who is up, who is dialled, who belongs."""
+"""Slips in membership: who is up, and who is dialled."""
 
 from __future__ import annotations
 
@@ -20,12 +20,5 @@ MUTANTS = (
         "            self._dialling.lost(peer, plane, now)",
         "            pass",
         "a connection that broke is never made again",
-    ),
-    Mutant(
-        "restarted-node-waits",
-        MEMBERSHIP,
-        "            self._dialling.want(contact.peer, now, within_s=0.0)",
-        "            pass",
-        "a node that was restarted waits to be dialled at an address that nobody knows",
     ),
 )
