@@ -35,7 +35,6 @@ EDGES = (
     "mesh/state/files.py",
     "inference/engine/",
     "inference/model/tiny/",
-    "inference/model/weights.py",
     "simulations/chance.py",
     "simulations/cli/",
     "simulations/running/",

@@ -4,8 +4,11 @@
     order   the steps of a cache one after the other; peers take turns, and the sessions of a peer among themselves
 
 A chunk goes only when every short step that waited behind the chunk before it has had its turn: so a decode waits for one
-chunk at most, and chunks wait for a bounded number of short turns. A turn is made of what waits when the worker is free;
-nothing waits for company.
+chunk at most, and chunks wait for a bounded number of short turns. A turn is made of what waits when the worker is free.
+
+Sessions that came together come back together, but not at the same instant: `lacks_company` tells that fewer steps wait than
+the largest of the last turns had. Whoever has the clock then waits a little for the others, because a turn of one row costs
+about what a turn of many costs. A lone session never waits.
 
 How many sessions of a ring go together: if a stage took all that wait, the sessions of a ring of S stages would soon travel
 in one bunch, and all stages but one would be idle. With N sessions over S stages each, a turn takes
@@ -22,6 +25,7 @@ import math
 from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Final
 
 from inference.engine.cost_curve import BatchRows
 from inference.engine.rotation import Rotation
@@ -31,6 +35,10 @@ from protocols.errors import Overloaded, Unavailable
 from protocols.ids import PeerId
 from protocols.seams import CacheSpec, ShardId
 
+TURNS_REMEMBERED: Final = (
+    4  # a group that a straggler has split finds together again, and one that has ended is soon forgotten
+)
+
 
 @dataclass(slots=True)
 class _Shard:
@@ -38,6 +46,7 @@ class _Shard:
 
     rows: BatchRows
     short: Rotation[StepKey] = field(default_factory=Rotation)
+    turns: deque[int] = field(default_factory=lambda: deque(maxlen=TURNS_REMEMBERED))  # the steps of each
     lengths: Counter[int] = field(default_factory=Counter)
 
     @property
@@ -69,6 +78,15 @@ class StepQueue:
     @property
     def is_idle(self) -> bool:
         return not self._waiting
+
+    @property
+    def lacks_company(self) -> bool:
+        """Whether only short steps of one shard wait, and fewer than went together lately."""
+        if self._long or len(self._short_shards) != 1:
+            return False
+        shard = self._shards[next(iter(self._short_shards))]
+        wanted = min(shard.together_max, self._rows_max, max(shard.turns, default=0))
+        return len(shard.short.waiting()) < wanted
 
     @property
     def caches(self) -> tuple[StepKey, ...]:
@@ -161,6 +179,7 @@ class StepQueue:
             steps.append(step)
             rows += step.rows
             self._owed.discard(shard.short.take())
+        shard.turns.append(len(steps))
         if shard.short:
             self._short_shards[shard_id] = None  # behind all other shards
         return steps

@@ -38,12 +38,14 @@ def grouped(weight: Int4Weight) -> Linear:
 
 def _packed(weight: Int4Weight, rows: int) -> Tensor:
     """[rows, groups * 32], in pieces: while it is packed, a weight of 4 bit takes 32."""
-    pieces = []
+    packed = torch.empty(rows, weight.nibbles.shape[1], dtype=torch.uint8)
     for start in range(0, rows, _PIECE_OUTPUTS):
         levels = weight.levels(slice(start, start + _PIECE_OUTPUTS))
         levels = functional.pad(levels, (0, 0, 0, min(_PIECE_OUTPUTS, rows - start) - len(levels)))
-        pieces.append(torch.ops.aten._convert_weight_to_int4pack_for_cpu(levels, _INNER_TILES))  # noqa: SLF001
-    return torch.cat(pieces)
+        packed[start : start + len(levels)] = torch.ops.aten._convert_weight_to_int4pack_for_cpu(  # noqa: SLF001
+            levels, _INNER_TILES
+        )
+    return packed
 
 
 def widened(weight: Int4Weight) -> Linear:

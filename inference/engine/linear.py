@@ -12,7 +12,7 @@ read (inference/engine/selftest.py). Widened is what remains where a processor o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from enum import Enum
 from functools import cache
 from typing import Final
@@ -25,8 +25,9 @@ from inference.engine import int4, int8
 from inference.engine.quantised import (
     Int4Weight,
     Int8Weight,
-    join_int4,
-    join_int8,
+    Quantised,
+    empty_int4,
+    empty_int8,
     quantise_int4,
     quantise_int8,
 )
@@ -36,7 +37,7 @@ from inference.model.weights import TORCH_DTYPES
 # The order that weights lie in is chosen for so many rows and fixes the kernel: rows round by it. It is as good for a lone row.
 _PACKED_FOR_ROWS: Final = 16
 
-Weight = Tensor | Int8Weight | Int4Weight
+Weight = Tensor | Quantised
 
 
 class Kernel(Enum):
@@ -78,6 +79,11 @@ def as_wanted(weight: Tensor, kernel: Kernel) -> Weight:
     return quantise_int4(weight) if kernel in _INT4 else weight
 
 
+def empty_quantised(kernel: Kernel, outputs: int, inputs: int) -> Quantised:
+    """A weight as that kernel takes it, to be filled."""
+    return empty_int8(outputs, inputs) if kernel in _INT8 else empty_int4(outputs, inputs)
+
+
 def make_linear(weight: Weight, kernel: Kernel) -> Linear:
     """The product with a weight that is as the kernel wants it."""
     match weight:
@@ -92,19 +98,6 @@ def make_linear(weight: Weight, kernel: Kernel) -> Linear:
 def take(weight: Weight, outputs: Tensor) -> Weight:
     """The outputs of these numbers."""
     return weight[outputs] if isinstance(weight, Tensor) else weight.take(outputs)
-
-
-def join(parts: Sequence[Weight]) -> Weight:
-    """Products of the same rows, all in one form, as one: the outputs of the first part first."""
-    if len(parts) == 1:
-        return parts[0]
-    match parts[0]:
-        case Int8Weight():
-            return join_int8([part for part in parts if isinstance(part, Int8Weight)])
-        case Int4Weight():
-            return join_int4([part for part in parts if isinstance(part, Int4Weight)])
-        case _:
-            return torch.cat([part for part in parts if isinstance(part, Tensor)])
 
 
 @cache

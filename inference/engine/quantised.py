@@ -8,9 +8,8 @@ Each output is quantised by itself, so that tensors that lie one below the other
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,6 +24,22 @@ _PIECE_ITEMS: Final = 1 << 21  # widened to 32 bit at a time: a head is too larg
 class Int8Weight:
     items: Tensor  # [outputs, inputs] int8
     scales: Tensor  # [outputs] float32
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.items), self.items.shape[1]
+
+    def part(self, outputs: slice) -> Int8Weight:
+        """The same memory."""
+        return Int8Weight(self.items[outputs], self.scales[outputs])
+
+    def fill(self, weight: Tensor) -> None:
+        """Quantises [outputs, inputs] of any float type."""
+        wide = weight.float()
+        scale = wide.abs().amax(1).div_(127)
+        self.scales.copy_(scale)
+        # An output of zeros alone has no scale, and none is wanted.
+        self.items.copy_(wide.div(scale.clamp_min(1e-38)[:, None]).round_().clamp_(-127, 127))
 
     def take(self, outputs: Tensor) -> Int8Weight:
         """The outputs of these numbers."""
@@ -43,6 +58,28 @@ class Int4Weight:
     scales: Tensor  # [outputs, groups, 2] bfloat16: scale and offset
     inputs: int
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.nibbles), self.inputs
+
+    def part(self, outputs: slice) -> Int4Weight:
+        """The same memory."""
+        return Int4Weight(self.nibbles[outputs], self.scales[outputs], self.inputs)
+
+    def fill(self, weight: Tensor) -> None:
+        """Quantises [outputs, inputs] of any float type. The scales are rounded first, so that no weight is further off than
+        half a step."""
+        outputs, groups, _ = self.scales.shape
+        wide = functional.pad(weight.float(), (0, groups * INT4_GROUP - self.inputs))
+        wide = wide.view(outputs, groups, INT4_GROUP)
+        least, most = wide.aminmax(dim=2)
+        scale = ((most - least) / 15).clamp_min(1e-30).to(torch.bfloat16)
+        offset = (least + 8 * scale.float()).to(torch.bfloat16)
+        self.scales[..., 0], self.scales[..., 1] = scale, offset
+        levels = (wide - offset.float()[..., None]).div_(scale.float()[..., None]).round_().add_(8)
+        halves = levels.clamp_(0, 15).to(torch.uint8).flatten(1)
+        self.nibbles.copy_(halves[:, ::2] | (halves[:, 1::2] << 4))
+
     def take(self, outputs: Tensor) -> Int4Weight:
         """The outputs of these numbers."""
         return Int4Weight(self.nibbles[outputs], self.scales[outputs], self.inputs)
@@ -60,53 +97,44 @@ class Int4Weight:
         return whole.flatten(1)[:, : self.inputs].to(dtype)
 
 
+Quantised = Int8Weight | Int4Weight
+
+
+def empty_int8(outputs: int, inputs: int) -> Int8Weight:
+    """To be filled."""
+    return Int8Weight(
+        torch.empty(outputs, inputs, dtype=torch.int8), torch.empty(outputs, dtype=torch.float32)
+    )
+
+
+def empty_int4(outputs: int, inputs: int) -> Int4Weight:
+    """To be filled."""
+    groups = -(-inputs // INT4_GROUP)
+    nibbles = torch.empty(outputs, groups * INT4_GROUP // 2, dtype=torch.uint8)
+    return Int4Weight(nibbles, torch.empty(outputs, groups, 2, dtype=torch.bfloat16), inputs)
+
+
 def quantise_int8(weight: Tensor) -> Int8Weight:
     """[outputs, inputs] of any float type."""
-    items = torch.empty(weight.shape, dtype=torch.int8)
-    scales = torch.empty(len(weight), dtype=torch.float32)
-    for rows in _pieces(weight):
-        wide = weight[rows].float()
-        scale = wide.abs().amax(1).div_(127)
-        scales[rows] = scale
-        # An output of zeros alone has no scale, and none is wanted.
-        items[rows] = wide.div(scale.clamp_min(1e-38)[:, None]).round_().clamp_(-127, 127).to(torch.int8)
-    return Int8Weight(items, scales)
+    return _quantised(weight, empty_int8(*weight.shape))
 
 
 def quantise_int4(weight: Tensor) -> Int4Weight:
-    """[outputs, inputs] of any float type. The scales are rounded first, so that no weight is further off than half a step."""
-    outputs, inputs = weight.shape
-    groups = -(-inputs // INT4_GROUP)
-    nibbles = torch.empty(outputs, groups * INT4_GROUP // 2, dtype=torch.uint8)
-    scales = torch.empty(outputs, groups, 2, dtype=torch.bfloat16)
-    for rows in _pieces(weight):
-        wide = functional.pad(weight[rows].float(), (0, groups * INT4_GROUP - inputs))
-        wide = wide.view(len(wide), groups, INT4_GROUP)
-        least, most = wide.aminmax(dim=2)
-        scale = ((most - least) / 15).clamp_min(1e-30).to(torch.bfloat16)
-        offset = (least + 8 * scale.float()).to(torch.bfloat16)
-        scales[rows, :, 0], scales[rows, :, 1] = scale, offset
-        levels = (wide - offset.float()[..., None]).div_(scale.float()[..., None]).round_().add_(8)
-        halves = levels.clamp_(0, 15).to(torch.uint8).flatten(1)
-        nibbles[rows] = halves[:, ::2] | (halves[:, 1::2] << 4)
-    return Int4Weight(nibbles, scales, inputs)
+    """[outputs, inputs] of any float type."""
+    return _quantised(weight, empty_int4(*weight.shape))
 
 
-def join_int8(parts: Sequence[Int8Weight]) -> Int8Weight:
-    """Products of the same rows as one, the outputs of the first part first."""
-    if len(parts) == 1:
-        return parts[0]
-    return Int8Weight(torch.cat([part.items for part in parts]), torch.cat([part.scales for part in parts]))
+def rows_at_once(inputs: int) -> int:
+    """How many outputs are best quantised together."""
+    return max(1, _PIECE_ITEMS // inputs)
 
 
-def join_int4(parts: Sequence[Int4Weight]) -> Int4Weight:
-    if len(parts) == 1:
-        return parts[0]
-    nibbles, scales = torch.cat([part.nibbles for part in parts]), torch.cat([part.scales for part in parts])
-    return Int4Weight(nibbles, scales, parts[0].inputs)
+_QuantisedT = TypeVar("_QuantisedT", Int8Weight, Int4Weight)
 
 
-def _pieces(weight: Tensor) -> Iterator[slice]:
-    step = max(1, _PIECE_ITEMS // weight.shape[1])
+def _quantised(weight: Tensor, empty: _QuantisedT) -> _QuantisedT:
+    step = rows_at_once(weight.shape[1])
     for start in range(0, len(weight), step):
-        yield slice(start, min(start + step, len(weight)))
+        rows = slice(start, start + step)
+        empty.part(rows).fill(weight[rows])
+    return empty

@@ -18,12 +18,14 @@ from pathlib import Path
 from typing import Final
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from inference.engine.quantised import Int4Weight, Int8Weight
-from inference.model.precision import INT4_GROUP
+from inference.engine.quantised import Int8Weight, Quantised
+from inference.model.stored_tensors import StoredTensors
+from inference.model.weights import bytes_of
+from protocols.errors import LocalFault, Malformed
 
 FORMAT: Final = "1"
 KEPT_BYTES_MAX: Final = 64 << 30
@@ -31,8 +33,6 @@ _SHARE_OF_FREE: Final = 0.5  # of what is free on the disk, a file takes no more
 _CHECKSUM: Final = "crc32"
 
 log = logging.getLogger("weft.worker")
-
-Quantised = Int8Weight | Int4Weight
 
 
 class QuantisedFolder:
@@ -42,22 +42,22 @@ class QuantisedFolder:
         self._path = path
         self._bytes_max = bytes_max
 
-    def recall(self, content: str, form: str, shape: tuple[int, int]) -> Quantised | None:
-        """What is kept of a tensor [outputs, inputs]; None if nothing is, or nothing that is whole."""
-        path = self._file(content, form)
+    def recall(self, content: str, weight: Quantised) -> bool:
+        """Fills the weight with what is kept of a tensor of its form and shape; False, and anything may be in it, if nothing is,
+        or nothing that is whole."""
+        path = self._file(content, weight)
         if not path.exists():
-            return None
+            return False
         try:
-            weight = _read(path, form, shape)
+            _read_into(path, weight)
             os.utime(path)  # the ones that nobody asks for go first
-        except (OSError, ValueError, SafetensorError) as error:
+        except (OSError, Malformed, LocalFault) as error:
             log.warning("the quantised weights in %s are damaged (%s): they are made again", path, error)
-            return None
-        return weight
+            return False
+        return True
 
     def keep(self, content: str, weight: Quantised) -> None:
-        form = "int8" if isinstance(weight, Int8Weight) else "int4"
-        path = self._file(content, form)
+        path = self._file(content, weight)
         parts = _parts(weight)
         partial = path.with_suffix(f".{os.getpid()}.partial")
         try:
@@ -75,7 +75,8 @@ class QuantisedFolder:
             with suppress(OSError):
                 partial.unlink()
 
-    def _file(self, content: str, form: str) -> Path:
+    def _file(self, content: str, weight: Quantised) -> Path:
+        form = "int8" if isinstance(weight, Int8Weight) else "int4"
         return self._path / f"{content}-{form}-{FORMAT}.safetensors"
 
     def _sweep(self, newest: Path) -> None:
@@ -89,28 +90,19 @@ class QuantisedFolder:
                 excess_bytes -= size_bytes
 
 
-def _read(path: Path, form: str, shape: tuple[int, int]) -> Quantised:
-    with safe_open(path, framework="pt") as file:
-        parts = {name: file.get_tensor(name) for name in sorted(file.keys())}
-        stated = (file.metadata() or {}).get(_CHECKSUM)
-    if {name: (part.dtype, tuple(part.shape)) for name, part in parts.items()} != _expected(form, shape):
-        raise ValueError("it holds another tensor")
-    if stated != _checksum(parts):
-        raise ValueError("its checksum is another")
-    if form == "int8":
-        return Int8Weight(parts["items"], parts["scales"])
-    return Int4Weight(parts["items"], parts["scales"], shape[1])
+_STORED_AS: Final = {torch.int8: "I8", torch.uint8: "U8", torch.float32: "F32", torch.bfloat16: "BF16"}
 
 
-def _expected(form: str, shape: tuple[int, int]) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
-    outputs, inputs = shape
-    if form == "int8":
-        return {"items": (torch.int8, shape), "scales": (torch.float32, (outputs,))}
-    groups = -(-inputs // INT4_GROUP)
-    return {
-        "items": (torch.uint8, (outputs, groups * INT4_GROUP // 2)),
-        "scales": (torch.bfloat16, (outputs, groups, 2)),
-    }
+def _read_into(path: Path, weight: Quantised) -> None:
+    parts = _parts(weight)
+    with StoredTensors(str(path)) as file:
+        expected = {name: (_STORED_AS[part.dtype], tuple(part.shape)) for name, part in parts.items()}
+        if {tensor.name: (tensor.dtype, tensor.shape) for tensor in file.tensors} != expected:
+            raise Malformed("it holds another tensor")
+        for name, part in parts.items():
+            file.read_into(file[name], 0, bytes_of(part))
+        if file.metadata.get(_CHECKSUM) != _checksum(parts):
+            raise Malformed("its checksum is another")
 
 
 def _parts(weight: Quantised) -> dict[str, Tensor]:
@@ -121,5 +113,5 @@ def _parts(weight: Quantised) -> dict[str, Tensor]:
 def _checksum(parts: dict[str, Tensor]) -> str:
     value = 0
     for name in sorted(parts):
-        value = zlib.crc32(parts[name].contiguous().view(torch.uint8).numpy().data, value)
+        value = zlib.crc32(bytes_of(parts[name]), value)
     return f"{value:08x}"

@@ -19,8 +19,9 @@ import torch
 from inference.engine.engine import WIRE_DTYPES, WIRE_NUMERICS, ShardEngine
 from inference.engine.kv_cache import KvBudget
 from inference.model.config_json import parse_config
+from inference.model.stored_tensors import StoredTensors
 from protocols import limits
-from protocols.errors import UserError, WeftError
+from protocols.errors import LocalFault, Malformed, UserError, WeftError
 from protocols.ids import SessionId
 from protocols.seams import CacheSpec, TensorFile
 from protocols.session import Sampling
@@ -120,21 +121,12 @@ def tensor_files(folder: Path) -> tuple[TensorFile, ...]:
             places = msgspec.json.decode(index.read_bytes(), type=_Index).weight_map
             return tuple(TensorFile(name, str(folder / file), name) for name, file in places.items())
         single = folder / "model.safetensors"
-        return tuple(TensorFile(name, str(single), name) for name in _names(single))
-    except (OSError, ValueError) as error:
+        with StoredTensors(str(single)) as file:
+            return tuple(TensorFile(tensor.name, str(single), tensor.name) for tensor in file.tensors)
+    except (OSError, ValueError, Malformed, LocalFault) as error:
         raise UserError(
             f"{folder} has no readable safetensors ({error}): download the model again"
         ) from error
-
-
-def _names(path: Path) -> tuple[str, ...]:
-    """The names in a safetensors header: eight bytes of length, then JSON by tensor name."""
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if length > limits.SAFETENSORS_HEADER_BYTES_MAX:
-            raise ValueError(f"a header of {length} bytes")
-        header = msgspec.json.decode(file.read(length), type=dict[str, msgspec.Raw])
-    return tuple(name for name in header if name != "__metadata__")
 
 
 def main() -> int:

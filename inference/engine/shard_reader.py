@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import torch
-
-from inference.engine.linear import Kernel, Weight, as_wanted, join
+from inference.engine.linear import Kernel, Weight, empty_quantised
+from inference.engine.quantised import Quantised, rows_at_once
 from inference.engine.quantised_folder import QuantisedFolder
 from inference.model.config import ModelConfig
 from inference.model.weights import RangeReader
@@ -28,25 +27,25 @@ class ShardReader(RangeReader):
     ) -> None:
         super().__init__(config, layer_range, tensors, dtype, on_progress)
         self._kept = kept
-        self._form = dtype
 
     def read_product(self, kernel: Kernel, *names: str) -> Weight:
         """The weight of one product out of tensors that lie one below the other."""
         if not kernel.is_quantised:
             return self.read(names[0]) if len(names) == 1 else self.read_joined(*names)
-        # One by one: joined in 16 bit they would take four times what they take afterwards.
-        return join([self._quantised(name, kernel) for name in names])
+        outputs = [self.shape(name)[0] for name in names]
+        joined = empty_quantised(kernel, sum(outputs), self.shape(names[0])[1])
+        end = 0
+        for name, count in zip(names, outputs, strict=True):
+            start, end = end, end + count
+            self._fill_quantised(name, joined.part(slice(start, end)))
+        return joined
 
-    def _quantised(self, name: str, kernel: Kernel) -> Weight:
-        content = self.content(name)
-        if self._kept is None or not content:
-            return as_wanted(self.read(name), kernel)
-        outputs, inputs = self.shape(name)
-        weight: Weight | None = self._kept.recall(content, self._form, (outputs, inputs))
-        if weight is not None:
+    def _fill_quantised(self, name: str, weight: Quantised) -> None:
+        content = self.content(name) if self._kept is not None else ""
+        if self._kept is not None and content and self._kept.recall(content, weight):
             self.pass_over(name)
-            return weight
-        weight = as_wanted(self.read(name), kernel)
-        assert not isinstance(weight, torch.Tensor)
-        self._kept.keep(content, weight)
-        return weight
+            return
+        for rows, wide in self.read_rows(name, rows_at_once(weight.shape[1])):
+            weight.part(rows).fill(wide)
+        if self._kept is not None and content:
+            self._kept.keep(content, weight)

@@ -9,7 +9,9 @@ An edge: the only file of this package that touches a socket, the environment an
 
 from __future__ import annotations
 
+import math
 import os
+import select
 import signal
 import socket
 import sys
@@ -45,9 +47,11 @@ def serve(descriptor: int, engines: Engines) -> None:
     """Returns when the daemon has closed its end or is gone."""
     with socket.socket(fileno=descriptor) as end:
 
-        def receive_into(buffer: memoryview, waits: bool) -> int | None:
+        def receive_into(buffer: memoryview, wait_s: float) -> int | None:
+            if 0 < wait_s < math.inf:
+                select.select([end], [], [], wait_s)
             try:
-                return end.recv_into(buffer, 0, 0 if waits else socket.MSG_DONTWAIT)
+                return end.recv_into(buffer, 0, 0 if wait_s == math.inf else socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return None
 

@@ -10,8 +10,9 @@ process with its traceback: the daemon sees the socket close, and starts another
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from typing import Protocol, assert_never
+from typing import Final, Protocol, assert_never
 
 from inference.engine.batch import StepQueue
 from inference.engine.cost_curve import BatchRows
@@ -52,6 +53,9 @@ from protocols.tensor import Frame
 CacheKey = tuple[SessionId, int]
 StepOutput = tuple[Body, int | None]
 """Output rows, and the token that was asked for."""
+
+COMPANY_SHARE: Final = 0.1
+"""Of a turn: that much longer it may take until it begins, where waiting may save a turn."""
 
 
 class Engine(Protocol):
@@ -99,7 +103,7 @@ def run(connection: Connection, engines: Engines, now: Callable[[], float]) -> N
     server = Server(connection, engines, now)
     connection.send([(0, Ready(), b"")])
     while True:
-        while (arrived := connection.receive(waits=server.is_idle)) is not None:
+        while (arrived := connection.receive(wait_s=server.wait_s())) is not None:
             server.take(*arrived)
         server.compute()
 
@@ -115,11 +119,22 @@ class Server:
         self._queue = StepQueue()
         self._gaps = Gaps()
         self._told_at = 0.0
+        self._free_since = 0.0  # or the first step has come since
+        self._turn_s = 0.0
 
     @property
     def is_idle(self) -> bool:
         """Whether no step waits."""
         return self._queue.is_idle
+
+    def wait_s(self) -> float:
+        """How long to wait for another request before the next turn: without end if no step waits, and a little if the one
+        that waits usually comes with others."""
+        if self.is_idle:
+            return math.inf
+        if not self._queue.lacks_company:
+            return 0.0
+        return max(0.0, self._free_since + COMPANY_SHARE * self._turn_s - self._now())
 
     def take(self, call: int, request: Request, body: bytearray) -> None:
         """Answer a request, or have a step wait for its turn."""
@@ -127,6 +142,8 @@ class Server:
             if isinstance(request, Step):
                 header = request.header
                 key = (request.shard, header.session, header.stage)
+                if self._queue.is_idle:
+                    self._free_since = self._now()
                 self._queue.add(WaitingStep(key, call, Frame(header, request.tokens, body)))
                 return
             self._told_at = self._now()
@@ -146,7 +163,8 @@ class Server:
         began = self._told_at = self._now()
         self._gaps.begin((steps[0].key[0], not steps[0].is_short), began)
         outcomes = self._step_together(steps)
-        ended = self._now()
+        self._free_since = ended = self._now()
+        self._turn_s = ended - began
         self._gaps.advance(ended)
         step_ms = 1000 * max(ended - began, self._gaps.longest_s)
         replies: list[tuple[int, Reply, Body]] = []

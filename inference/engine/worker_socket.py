@@ -1,6 +1,6 @@
 """The worker's end of the socketpair: whole requests in, replies out.
 
-`receive` takes what has arrived and waits only if told to, so that requests come in between two turns. What has come of a
+`receive` takes what has arrived and waits only as long as it is told to, so that requests come in between two turns. What has come of a
 request is kept until the rest is there; `pull` goes on with it in mid-turn, because a body may be larger than what the kernel
 holds for a socket.
 """
@@ -23,30 +23,30 @@ Arrived = tuple[int, Request, bytearray]
 
 
 class Connection:
-    """`receive_into(buffer, waits)` is the socket's, None where it would wait and may not; `send_all` waits."""
+    """`receive_into(buffer, wait_s)` is the socket's, None where nothing has come in that time; `send_all` waits."""
 
     def __init__(
-        self, receive_into: Callable[[memoryview, bool], int | None], send_all: Callable[[Body], None]
+        self, receive_into: Callable[[memoryview, float], int | None], send_all: Callable[[Body], None]
     ) -> None:
         self._receive_into = receive_into
         self._send_all = send_all
         self._buffer = memoryview(bytearray(READ_BYTES))
         self._start = self._end = 0  # what of the buffer was received and not yet taken
-        self._waits = False
+        self._wait_s = 0.0
         self._is_partial = False
         self._arrived: deque[Arrived] = deque()
         self._coming = self._requests()
 
-    def receive(self, *, waits: bool) -> Arrived | None:
-        """The next request; None if there is none yet. Raises `EOFError` when the daemon has closed its end or is gone."""
+    def receive(self, *, wait_s: float) -> Arrived | None:
+        """The next request; None if there is none within that time. Raises `EOFError` when the daemon has closed its end or is gone."""
         if self._arrived:
             return self._arrived.popleft()
-        self._waits = waits
+        self._wait_s = wait_s
         return next(self._coming)
 
     def pull(self) -> None:
         """Take more of a request that has come in part."""
-        self._waits = False
+        self._wait_s = 0.0
         while self._is_partial and (arrived := next(self._coming)) is not None:
             self._arrived.append(arrived)
 
@@ -91,7 +91,7 @@ class Connection:
             self._is_partial = True
 
     def _receive(self, buffer: memoryview) -> Generator[None, None, int]:
-        while (count := self._receive_into(buffer, self._waits)) is None:
+        while (count := self._receive_into(buffer, self._wait_s)) is None:
             yield None
         if count == 0:
             raise EOFError

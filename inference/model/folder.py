@@ -17,9 +17,10 @@ import msgspec
 from inference.model.config import ModelConfig
 from inference.model.config_json import parse_config
 from inference.model.digests import DigestCache, hash_tensors
+from inference.model.stored_tensors import read_tensors
 from mesh.state.blobs import Blob, Bytes
 from mesh.state.files import FileRange, FileState, Offload, file_state, list_folder, read_file
-from mesh.state.tensor_file import LENGTH, StoredTensor, header_length, parse_header
+from mesh.state.tensor_file import StoredTensor
 from protocols import limits
 from protocols.errors import LocalFault, Malformed, UserError
 from protocols.ids import ModelDigest, TensorDigest
@@ -176,9 +177,7 @@ def _read_weight_file(folder: str, name: str) -> _WeightFile:
     if state is None:
         raise UserError(f"{path} cannot be opened: download the model again")
     try:
-        file = FileRange(path, 0, state.size_bytes)
-        length = header_length(file.read(0, LENGTH.size), state.size_bytes)
-        tensors = parse_header(file.read(LENGTH.size, length), state.size_bytes)
+        tensors = read_tensors(path)
     except (Malformed, LocalFault) as error:
         raise UserError(f"{path} is not a sound safetensors file ({error}): download it again") from error
     return _WeightFile(path, state, tensors)

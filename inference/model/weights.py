@@ -1,23 +1,25 @@
-"""The tensors of a layer range out of safetensors files: only those wanted, one file open and one tensor held at a time.
+"""The tensors of a layer range out of safetensors files: only those wanted, and one file open at a time.
 
-Every tensor is checked against the configuration before it is read, and for values that are not finite once it is. The
+Every tensor is checked against the configuration before it is read, and for values that are not finite once it is. It is
+read to where it stays; of one that has another type, or that is quantised, no more than a piece is held beside. The
 caller packs each as it comes, so that at no time more than one lies in memory twice.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Final, Self
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from inference.model.config import ModelConfig
 from inference.model.precision import PRECISIONS
-from protocols.errors import UserError
+from inference.model.stored_tensors import StoredTensors
+from mesh.state.tensor_file import StoredTensor
+from protocols.errors import LocalFault, Malformed, UserError
 from protocols.placement import LayerRange
 from protocols.seams import TensorFile
 
@@ -26,13 +28,19 @@ TORCH_DTYPES: Final = {
     for name, precision in PRECISIONS.items()
 }
 """Of rows, and of tensors as they are read: those of products are quantised afterwards."""
-_READABLE: Final = {"F32", "BF16", "F16"}
+_STORED: Final = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
+_PIECE_ITEMS: Final = 1 << 20  # converted at a time
 
 
 def is_finite(tensor: Tensor) -> bool:
     """Whether there is no NaN and no infinity in it, for a fraction of what copying it takes."""
     least, most = torch.aminmax(tensor)  # either is NaN if anything is
     return bool(least.isfinite() and most.isfinite())
+
+
+def bytes_of(tensor: Tensor) -> memoryview:
+    """The memory of a contiguous tensor: what is written there is in the tensor."""
+    return tensor.view(-1).view(torch.uint8).numpy().data
 
 
 class RangeReader:
@@ -56,7 +64,7 @@ class RangeReader:
         self._total_bytes = config.range_bytes(layer_range, "f32" if dtype == "f32" else "bf16")
         self._item_bytes = PRECISIONS[dtype].row_bytes
         self._open_path = ""
-        self._open_file: Any = None
+        self._open_file: StoredTensors | None = None
         missing = [name for name in config.tensor_names(layer_range) if name not in self._files]
         if missing:
             raise UserError(
@@ -73,12 +81,8 @@ class RangeReader:
 
     def read(self, name: str) -> Tensor:
         """The tensor in the shard's type, in memory of its own. Raises `UserError` if it is not what it should be."""
-        place = self._files[name]
-        try:
-            tensor = self._checked(place)
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{place.path} cannot be read ({error}): download the model again") from error
-        self.pass_over(name)
+        tensor = torch.empty(self.shape(name), dtype=self._dtype)
+        self._read_whole(name, tensor)
         return tensor
 
     def pass_over(self, name: str) -> None:
@@ -96,37 +100,75 @@ class RangeReader:
 
     def read_joined(self, *names: str) -> Tensor:
         """Several tensors one below the other."""
-        rows = [self._config.expected_shape(name)[0] for name in names]
-        joined = torch.empty(sum(rows), *self._config.expected_shape(names[0])[1:], dtype=self._dtype)
+        rows = [self.shape(name)[0] for name in names]
+        joined = torch.empty(sum(rows), *self.shape(names[0])[1:], dtype=self._dtype)
         for name, part in zip(names, torch.split(joined, rows), strict=True):
-            part.copy_(self.read(name))
+            self._read_whole(name, part)
         return joined
 
-    def _checked(self, place: TensorFile) -> Tensor:
-        if place.path != self._open_path:
-            self._close()
-            self._open_file = safe_open(place.path, framework="pt")
-            self._open_path = place.path
-        view = self._open_file.get_slice(place.key)
-        shape, expected = tuple(view.get_shape()), self._config.expected_shape(place.name)
-        if shape != expected:
+    def read_rows(self, name: str, at_once: int) -> Iterator[tuple[slice, Tensor]]:
+        """A matrix by as many rows at once, [rows, inputs] each and only until the next are read, and which they are."""
+        rows, inputs = self.shape(name)
+        piece = torch.empty(min(at_once, rows), inputs, dtype=self._dtype)
+        for start in range(0, rows, at_once):
+            part = piece[: rows - start]
+            self._fill(name, start * inputs, part)
+            yield slice(start, start + len(part)), part
+        self.pass_over(name)
+
+    def _read_whole(self, name: str, target: Tensor) -> None:
+        self._fill(name, 0, target)
+        self.pass_over(name)
+
+    def _fill(self, name: str, first: int, target: Tensor) -> None:
+        """The items from `first` on, as many as the target takes."""
+        place = self._files[name]
+        try:
+            file = self._opened(place.path)
+            stored = file[place.key]
+            self._check(name, stored)
+            _read_items(file, stored, first, target.view(-1))
+        except Malformed as error:
+            raise UserError(f"{place.path} cannot be read ({error}): download the model again") from error
+        except LocalFault as error:
+            raise UserError(f"{error}: download the model again") from error
+        if not is_finite(target):
             raise UserError(
-                f"tensor {place.name} has shape {shape}, and config.json says {expected}: download the model again"
+                f"tensor {name} has values that are not finite in this type: download the model again"
             )
-        if view.get_dtype() not in _READABLE:
+
+    def _check(self, name: str, stored: StoredTensor) -> None:
+        if stored.shape != self.shape(name):
             raise UserError(
-                f"tensor {place.name} has type {view.get_dtype()}, and weft reads {', '.join(sorted(_READABLE))}:"
+                f"tensor {name} has shape {stored.shape}, and config.json says {self.shape(name)}:"
+                " download the model again"
+            )
+        if stored.dtype not in _STORED:
+            raise UserError(
+                f"tensor {name} has type {stored.dtype}, and weft reads {', '.join(_STORED)}:"
                 " choose an unquantised model"
             )
-        # A copy, also where the type is right: pages of a mapped file vanish if the file is replaced under us.
-        tensor: Tensor = self._open_file.get_tensor(place.key).to(self._dtype, copy=True)
-        if not is_finite(tensor):
-            raise UserError(
-                f"tensor {place.name} has values that are not finite in this type: download the model again"
-            )
-        return tensor
+
+    def _opened(self, path: str) -> StoredTensors:
+        if self._open_file is None or path != self._open_path:
+            self._close()
+            self._open_file, self._open_path = StoredTensors(path), path
+        return self._open_file
 
     def _close(self) -> None:
         if self._open_file is not None:
-            self._open_file.__exit__(None, None, None)
+            self._open_file.close()
             self._open_file, self._open_path = None, ""
+
+
+def _read_items(file: StoredTensors, stored: StoredTensor, first: int, target: Tensor) -> None:
+    """Items of the stored tensor from `first` on to a target of one dimension and its own type."""
+    dtype = _STORED[stored.dtype]
+    if dtype is target.dtype:
+        file.read_into(stored, first * dtype.itemsize, bytes_of(target))
+        return
+    piece = torch.empty(min(_PIECE_ITEMS, len(target)), dtype=dtype)
+    for start in range(0, len(target), _PIECE_ITEMS):
+        part = piece[: len(target) - start]
+        file.read_into(stored, (first + start) * dtype.itemsize, bytes_of(part))
+        target[start : start + len(part)] = part

@@ -62,6 +62,35 @@ class FileRange:
         return data
 
 
+class OpenFile:
+    """Remains the file that it was, whatever gets its name. Not for several threads at once."""
+
+    def __init__(self, path: str) -> None:
+        """Raises `LocalFault`."""
+        self._path = path
+        try:
+            self._file = Path(path).open("rb", buffering=0)  # noqa: SIM115 - until it is closed
+            self.size_bytes = os.fstat(self._file.fileno()).st_size
+        except OSError as error:
+            raise LocalFault(f"{path} cannot be read: {error.strerror}") from error
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill the buffer, of bytes. Raises `LocalFault` if the file ends before it is full."""
+        try:
+            self._file.seek(offset)
+            while buffer:
+                count = self._file.readinto(buffer)
+                if not count:
+                    raise LocalFault(f"{self._path} cannot be read: it has become shorter than it was")
+                buffer = buffer[count:]
+        except OSError as error:
+            raise LocalFault(f"{self._path} cannot be read: {error.strerror}") from error
+
+    def close(self) -> None:
+        """Idempotent."""
+        self._file.close()
+
+
 def file_state(path: str) -> FileState | None:
     """None if there is no such file."""
     try:

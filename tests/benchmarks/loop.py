@@ -44,7 +44,7 @@ async def _echoes_beside_decoding(folder: Path) -> list[float]:
     shard = ShardId(ModelDigest("ab" * 32), parse_config(config).whole)
     async with trio.open_nursery() as nursery:
         await nursery.start(worker.run)
-        spec = ShardSpec(shard, config, "bf16", "exact", tensor_files(folder))
+        spec = ShardSpec(shard, config, tensor_files(folder), "bf16", "exact")
         await worker.load(spec, lambda _done, _total: None)
         for number in range(STREAMS):
             nursery.start_soon(_decode, worker, shard, SessionId(f"{number:032x}"))

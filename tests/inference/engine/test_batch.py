@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inference.engine.batch import StepQueue
+from inference.engine.batch import TURNS_REMEMBERED, StepQueue
 from inference.engine.cost_curve import BatchRows
 from inference.engine.waiting import StepKey, WaitingStep
 from protocols import limits
@@ -288,3 +288,46 @@ def test_a_limit_on_rows_holds_until_it_is_lifted_and_stops_nobody() -> None:
     bench.queue.limit(None)
     bench.ask(*range(6))
     assert bench.turn() == list(range(6))
+
+
+def test_a_step_lacks_the_company_that_its_shard_lately_had() -> None:
+    bench = Bench()
+    bench.open(1, 2, 3)
+    bench.ask(1)
+    assert not bench.queue.lacks_company, "nobody ever came with it"
+    bench.ask(2, 3)
+    assert bench.turn() == [1, 2, 3]
+    bench.ask(2)
+    assert bench.queue.lacks_company
+    bench.ask(1)
+    assert bench.queue.lacks_company
+    bench.ask(3)
+    assert not bench.queue.lacks_company
+
+
+def test_company_that_stays_away_is_forgotten_after_some_turns() -> None:
+    bench = Bench()
+    bench.open(1, 2)
+    bench.ask(1, 2)
+    bench.turn()
+    lacking = []
+    for _ in range(TURNS_REMEMBERED + 1):
+        bench.ask(1)
+        lacking.append(bench.queue.lacks_company)
+        bench.turn()
+    assert lacking == [True] * TURNS_REMEMBERED + [False]
+
+
+def test_nobody_waits_for_company_while_there_is_other_work() -> None:
+    bench = Bench()
+    bench.open(1, 2)
+    bench.open(3, shard=1)
+    bench.ask(1, 2)
+    bench.turn()
+    bench.ask(1)
+    bench.ask(3, shard=1)
+    assert not bench.queue.lacks_company
+    assert bench.turn() + bench.turn() == [1, 3]
+    bench.ask(1)
+    bench.ask(2, rows=LONG)
+    assert not bench.queue.lacks_company

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,17 +12,31 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from inference.engine import shard_reader
 from inference.engine.engine import ShardEngine
 from inference.engine.kv_cache import KvBudget
-from inference.engine.linear import Kernel, Weight, as_wanted
-from inference.engine.quantised import Int4Weight, Int8Weight, quantise_int4, quantise_int8
-from inference.engine.quantised_folder import Quantised, QuantisedFolder
+from inference.engine.quantised import (
+    Int4Weight,
+    Int8Weight,
+    Quantised,
+    empty_int4,
+    empty_int8,
+    quantise_int4,
+    quantise_int8,
+)
+from inference.engine.quantised_folder import QuantisedFolder
+from inference.engine.shard_reader import ShardReader
 from tests.inference.engine.checkpoints import KEY, MIB, Checkpoint, run_chain, save_checkpoint, spec
 
 WEIGHT = torch.randn(24, 100, generator=torch.Generator().manual_seed(5))
 SHAPE = (24, 100)
 WEIGHTS: dict[str, Quantised] = {"int8": quantise_int8(WEIGHT), "int4": quantise_int4(WEIGHT)}
+
+
+def recalled(
+    folder: QuantisedFolder, content: str, form: str, shape: tuple[int, int] = SHAPE
+) -> Quantised | None:
+    empty: Quantised = empty_int8(*shape) if form == "int8" else empty_int4(*shape)
+    return empty if folder.recall(content, empty) else None
 
 
 def assert_same(found: Quantised | None, expected: Quantised) -> None:
@@ -41,10 +56,10 @@ def form(request: pytest.FixtureRequest) -> str:
 
 def test_what_is_kept_comes_back_as_it_was(tmp_path: Path, form: str) -> None:
     folder = QuantisedFolder(tmp_path / "quantised")
-    assert folder.recall("a", form, SHAPE) is None
+    assert recalled(folder, "a", form) is None
     folder.keep("a", WEIGHTS[form])
-    assert_same(folder.recall("a", form, SHAPE), WEIGHTS[form])
-    assert folder.recall("b", form, SHAPE) is None
+    assert_same(recalled(folder, "a", form), WEIGHTS[form])
+    assert recalled(folder, "b", form) is None
     assert [path.suffix for path in (tmp_path / "quantised").iterdir()] == [".safetensors"]
 
 
@@ -58,10 +73,10 @@ def test_a_byte_that_changed_anywhere_is_noticed_and_told(
     data = bytearray(path.read_bytes())
     data[int(at * len(data))] ^= 0x10
     path.write_bytes(data)
-    assert folder.recall("a", form, SHAPE) is None
+    assert recalled(folder, "a", form) is None
     assert "damaged" in caplog.text
     folder.keep("a", WEIGHTS[form])
-    assert_same(folder.recall("a", form, SHAPE), WEIGHTS[form])
+    assert_same(recalled(folder, "a", form), WEIGHTS[form])
 
 
 @pytest.mark.parametrize("size_bytes", [0, 5, 300, 1500])
@@ -71,16 +86,16 @@ def test_a_file_cut_short_is_noticed(
     folder = QuantisedFolder(tmp_path)
     folder.keep("a", WEIGHTS[form])
     os.truncate(only_file(tmp_path), size_bytes)
-    assert folder.recall("a", form, SHAPE) is None
+    assert recalled(folder, "a", form) is None
     assert "damaged" in caplog.text
 
 
 def test_a_file_of_another_tensor_or_from_elsewhere_is_not_taken(tmp_path: Path, form: str) -> None:
     folder = QuantisedFolder(tmp_path)
     folder.keep("a", WEIGHTS[form])
-    assert folder.recall("a", form, (23, 100)) is None
+    assert recalled(folder, "a", form, (23, 100)) is None
     save_file({"weight": torch.zeros(3)}, only_file(tmp_path))
-    assert folder.recall("a", form, SHAPE) is None
+    assert recalled(folder, "a", form) is None
 
 
 def test_a_folder_that_cannot_be_written_is_done_without(
@@ -91,7 +106,7 @@ def test_a_folder_that_cannot_be_written_is_done_without(
     with caplog.at_level(logging.WARNING):
         folder.keep("a", WEIGHTS["int8"])
     assert "cannot be kept" in caplog.text
-    assert folder.recall("a", "int8", SHAPE) is None
+    assert recalled(folder, "a", "int8") is None
 
 
 def test_the_files_that_were_longest_unused_make_room(tmp_path: Path) -> None:
@@ -100,9 +115,9 @@ def test_the_files_that_were_longest_unused_make_room(tmp_path: Path) -> None:
         folder.keep(name, WEIGHTS["int8"])
         for path in tmp_path.glob(f"{name}-*"):
             os.utime(path, (second, second))
-    assert folder.recall("a", "int8", SHAPE) is not None  # used just now
+    assert recalled(folder, "a", "int8") is not None  # used just now
     folder.keep("d", WEIGHTS["int8"])
-    kept = [name for name in "abcd" if folder.recall(name, "int8", SHAPE) is not None]
+    kept = [name for name in "abcd" if recalled(folder, name, "int8") is not None]
     assert kept == ["a", "c", "d"]
 
 
@@ -122,13 +137,14 @@ def test_a_shard_from_kept_weights_is_the_same_and_quantises_nothing(
     checkpoint, folder = save_checkpoint(tmp_path / "model"), QuantisedFolder(tmp_path / "kept")
     x = torch.randn(3, checkpoint.config.hidden).to(torch.bfloat16)
     fresh, token = loaded(checkpoint, form, None)
-    made: list[Kernel] = []
+    made: list[str] = []
+    read_rows = ShardReader.read_rows
 
-    def counted(weight: torch.Tensor, kernel: Kernel) -> Weight:
-        made.append(kernel)
-        return as_wanted(weight, kernel)
+    def counted(reader: ShardReader, name: str, at_once: int) -> Iterator[tuple[slice, torch.Tensor]]:
+        made.append(name)
+        return read_rows(reader, name, at_once)
 
-    monkeypatch.setattr(shard_reader, "as_wanted", counted)
+    monkeypatch.setattr(ShardReader, "read_rows", counted)
     products = 7 * checkpoint.config.layers + 1
     for expected, damages in ((products, False), (0, True), (1, False)):
         made.clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -248,3 +249,23 @@ def test_a_step_without_a_cache_is_unavailable_at_once() -> None:
     assert isinstance(answer, Failed)
     assert answer.kind == "Unavailable"
     assert machine.open == set()
+
+
+def test_a_turn_waits_for_its_usual_company_a_tenth_of_what_turns_take_and_no_longer() -> None:
+    machine = Machine().opened(1, 2)
+    assert machine.server.wait_s() == math.inf
+    for session in (1, 2):
+        machine.step(session)
+    assert machine.server.wait_s() == 0
+    began = machine.now
+    machine.compute()
+    turn_s = machine.now - began
+    machine.now += 5
+    machine.step(1)
+    assert machine.server.wait_s() == pytest.approx(0.1 * turn_s)
+    machine.now += 0.06 * turn_s
+    assert machine.server.wait_s() == pytest.approx(0.04 * turn_s)
+    machine.now += turn_s
+    assert machine.server.wait_s() == 0
+    machine.step(2)
+    assert machine.server.wait_s() == 0

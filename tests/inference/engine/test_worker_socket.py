@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 
 import pytest
@@ -27,8 +28,8 @@ class Pipe:
         self.sent: list[bytes] = []
         self.waited = 0
 
-    def receive_into(self, buffer: memoryview, waits: bool) -> int | None:
-        self.waited += waits
+    def receive_into(self, buffer: memoryview, wait_s: float) -> int | None:
+        self.waited += wait_s > 0
         if not self.pieces:
             return None
         piece = self.pieces.popleft()
@@ -54,7 +55,7 @@ def step(rows: int) -> Request:
 def test_all_that_has_arrived_is_taken_and_then_nothing() -> None:
     pipe = Pipe(encode(1, CLOSE) + encode(2, step(1), 4) + b"body" + encode(3, CLOSE))
     connection = pipe.connection
-    taken = [connection.receive(waits=False) for _ in range(4)]
+    taken = [connection.receive(wait_s=0) for _ in range(4)]
     assert taken == [(1, CLOSE, b""), (2, step(1), b"body"), (3, CLOSE, b""), None]
     assert pipe.waited == 0
 
@@ -65,9 +66,9 @@ def test_a_request_in_pieces_is_whole_when_the_last_one_is_there(size: int) -> N
     pipe = Pipe()
     connection = pipe.connection
     for start in range(0, len(data), size):
-        assert connection.receive(waits=False) is None
+        assert connection.receive(wait_s=0) is None
         pipe.pieces.append(data[start : start + size])
-    assert connection.receive(waits=True) == (7, step(2), b"abc")
+    assert connection.receive(wait_s=math.inf) == (7, step(2), b"abc")
     assert pipe.waited == 1
 
 
@@ -78,24 +79,24 @@ def test_a_large_body_is_pulled_in_during_a_turn_and_what_follows_it_is_kept() -
     connection = pipe.connection
     connection.pull()  # nothing has begun to arrive: nothing is asked of the socket
     pipe.pieces.append(data[:1000])
-    assert connection.receive(waits=False) is None
+    assert connection.receive(wait_s=0) is None
     for start in range(1000, len(data), 100_000):
         pipe.pieces.append(data[start : start + 100_000])
         connection.pull()
-    assert connection.receive(waits=False) == (1, step(4), body)
-    assert connection.receive(waits=False) == (2, CLOSE, b"")
+    assert connection.receive(wait_s=0) == (1, step(4), body)
+    assert connection.receive(wait_s=0) == (2, CLOSE, b"")
 
 
 def test_the_end_of_the_stream_is_told_also_in_mid_request() -> None:
     for data in (b"", encode(1, CLOSE)[:20]):
         pipe = Pipe(*([data] if data else []), b"")
         with pytest.raises(EOFError):
-            pipe.connection.receive(waits=True)
+            pipe.connection.receive(wait_s=math.inf)
 
 
 def test_what_weft_cannot_have_written_is_refused() -> None:
     with pytest.raises(LocalFault, match="something else"):
-        Pipe(PREFIX.pack(1 << 31, 0, 1)).connection.receive(waits=True)
+        Pipe(PREFIX.pack(1 << 31, 0, 1)).connection.receive(wait_s=math.inf)
 
 
 def test_replies_of_a_turn_leave_in_one_piece_but_for_large_bodies() -> None:

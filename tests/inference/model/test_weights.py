@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from inference.model import weights
 from inference.model.config import NORM
+from inference.model.stored_tensors import StoredTensors
 from inference.model.weights import RangeReader
+from mesh.state.tensor_file import LENGTH, StoredTensor
+from protocols import limits
 from protocols.errors import UserError
 from protocols.placement import LayerRange
 from tests.inference.engine.checkpoints import Checkpoint, save_checkpoint
@@ -149,6 +157,115 @@ def test_a_corrupt_file_is_refused(checkpoint: Checkpoint, content: bytes) -> No
     (checkpoint.folder / "model.safetensors").write_bytes(content)
     with reader(checkpoint) as opened, pytest.raises(UserError, match="cannot be read"):
         opened.read(GATE)
+
+
+def lie(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Rewrite the header of a file, its data left as it is."""
+    data = path.read_bytes()
+    (length,) = LENGTH.unpack_from(data)
+    header = json.loads(data[LENGTH.size : LENGTH.size + length])
+    change(header)
+    encoded = json.dumps(header).encode()
+    path.write_bytes(LENGTH.pack(len(encoded)) + encoded + data[LENGTH.size + length :])
+
+
+def moved(by: int) -> Callable[[dict[str, Any]], object]:
+    def change(header: dict[str, Any]) -> None:
+        start, end = header[GATE]["data_offsets"]
+        header[GATE]["data_offsets"] = [start + by, end + by]
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (moved(1 << 40), "leaves a gap"),  # beyond the end
+        (moved(-4), "overlaps"),
+        (moved(4), "overlaps"),
+        (moved(-(1 << 40)), "no two offsets"),
+        (lambda header: header[GATE]["data_offsets"].reverse(), "lies at"),
+        (lambda header: header[GATE].update(shape=[112, 1 << 31]), "lies at"),
+        (lambda header: header[GATE].update(dtype="F64"), "lies at"),
+        (lambda header: header[GATE].update(data_offsets=header[UP]["data_offsets"]), "overlaps"),
+        (lambda header: header.pop(UP), "leaves a gap"),
+    ],
+)
+def test_a_header_that_lies_about_a_place_is_refused_in_one_line(
+    checkpoint: Checkpoint, change: Callable[[dict[str, Any]], object], complaint: str
+) -> None:
+    lie(checkpoint.folder / "model.safetensors", change)
+    with reader(checkpoint) as opened, pytest.raises(UserError, match="cannot be read") as caught:
+        opened.read(GATE)
+    assert complaint in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_header_longer_than_the_bound_is_refused_unread(checkpoint: Checkpoint) -> None:
+    path = checkpoint.folder / "model.safetensors"
+    with path.open("r+b") as file:
+        file.write(LENGTH.pack(limits.SAFETENSORS_HEADER_BYTES_MAX + 1))
+        file.truncate(2 * limits.SAFETENSORS_HEADER_BYTES_MAX)
+    with reader(checkpoint) as opened, pytest.raises(UserError, match=r"cannot be read \(its header claims"):
+        opened.read(GATE)
+
+
+def test_a_file_cut_short_while_it_is_read_is_refused(checkpoint: Checkpoint) -> None:
+    path = checkpoint.folder / "model.safetensors"
+    names = checkpoint.config.tensor_names(MIDDLE)
+    with reader(checkpoint) as opened:
+        opened.read(GATE)
+        os.truncate(path, 1000)
+        with pytest.raises(UserError, match=r"cannot be read: it has become shorter than it was: download"):
+            for name in names:
+                opened.read(name)
+
+
+def test_a_file_that_is_replaced_while_it_is_read_stays_the_one_it_was(checkpoint: Checkpoint) -> None:
+    path = checkpoint.folder / "model.safetensors"
+    saved = load_file(path)[UP].clone()
+    with reader(checkpoint) as opened:
+        opened.read(GATE)
+        path.unlink()
+        path.write_bytes(b"another")
+        assert torch.equal(opened.read(UP), saved)
+
+
+@pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("at_once", [1, 5, 111, 112, 500])
+def test_rows_read_a_few_at_a_time_are_those_of_the_whole(
+    checkpoint: Checkpoint, stored: torch.dtype, at_once: int
+) -> None:
+    rewrite(checkpoint, GATE, torch.randn(112, 48).to(stored))
+    told: list[tuple[int, int]] = []
+    with reader(checkpoint, "bf16", told) as opened:
+        whole = opened.read(GATE)
+        parts = [(rows, part.clone()) for rows, part in opened.read_rows(GATE, at_once)]
+    assert torch.equal(torch.cat([part for _, part in parts]), whole)
+    assert all(torch.equal(whole[rows], part) for rows, part in parts)
+    assert max(len(part) for _, part in parts) == min(at_once, 112)
+    assert told[1][0] == 2 * told[0][0]
+
+
+@pytest.mark.parametrize("stored", [torch.float16, torch.float32])
+def test_of_a_tensor_in_another_type_no_more_than_a_piece_is_held(
+    checkpoint: Checkpoint, stored: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tensor = torch.randn(112, 48).to(stored)
+    rewrite(checkpoint, GATE, tensor)
+    held: list[int] = []
+    read_into = StoredTensors.read_into
+
+    def counted(file: StoredTensors, place: StoredTensor, offset: int, buffer: memoryview) -> None:
+        held.append(len(buffer))
+        read_into(file, place, offset, buffer)
+
+    monkeypatch.setattr(StoredTensors, "read_into", counted)
+    monkeypatch.setattr(weights, "_PIECE_ITEMS", 500)
+    with reader(checkpoint, "bf16") as opened:
+        assert torch.equal(opened.read(GATE), tensor.to(torch.bfloat16))
+    assert max(held) == 500 * stored.itemsize
+    assert sum(held) == tensor.nbytes
 
 
 def test_a_truncated_or_vanished_file_is_refused(checkpoint: Checkpoint) -> None:

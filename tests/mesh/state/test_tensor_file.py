@@ -12,7 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save
 
-from mesh.state.tensor_file import LENGTH, StoredTensor, header_length, parse_header, write_head
+from mesh.state.tensor_file import (
+    ITEM_BYTES,
+    LENGTH,
+    StoredTensor,
+    header_length,
+    parse_header,
+    parse_metadata,
+    write_head,
+)
 from protocols import limits
 from protocols.errors import Malformed
 
@@ -38,6 +46,24 @@ def test_what_the_library_writes_is_read() -> None:
     for name, array in (("b.one", one), ("a.two", two)):
         start = stored[name].start
         assert file[start : start + stored[name].size_bytes] == array.tobytes()
+
+
+@pytest.mark.parametrize(
+    "array", [np.arange(6).astype(dtype) for dtype in ("?", "u1", "i2", "u4", "f8", "i8")]
+)
+def test_other_types_are_read_where_they_are_wanted(array: np.typing.NDArray[Any]) -> None:
+    file = save({"a": array}, metadata={"format": "pt", "b": "2"})
+    header = file[8 : 8 + header_length(file[:8], len(file))]
+    (tensor,) = parse_header(header, len(file), ITEM_BYTES)
+    assert file[tensor.start :] == array.tobytes()
+    assert parse_metadata(header) == {"format": "pt", "b": "2"}
+    with pytest.raises(Malformed, match="type"):
+        parse_header(header, len(file))
+
+
+def test_a_header_without_metadata_says_nothing_more() -> None:
+    assert parse_metadata(b"{}") == parse_metadata(b'{"__metadata__": [1]}') == {}
+    assert parse_metadata(b'{"__metadata__": {"a": "b", "c": 1}}') == {"a": "b"}
 
 
 def test_what_is_written_the_library_reads(tmp_path: Path) -> None:
