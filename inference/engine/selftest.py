@@ -105,7 +105,7 @@ def find_head_rows(head: Linear, width: int, dtype: str, arithmetic: Arithmetic)
 
 def _timings(config: ModelConfig, dtype: str) -> tuple[Timing, ...]:
     outputs, inputs = max(config.products(), key=math.prod)
-    return time_kernels(usable_kernels(dtype), outputs, inputs, TORCH_DTYPES[dtype], torch.get_num_threads())
+    return time_kernels(usable_kernels(dtype), outputs, inputs, TORCH_DTYPES[dtype])
 
 
 def _by_speed(timings: Sequence[Timing]) -> tuple[Timing, ...]:

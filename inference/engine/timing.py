@@ -40,9 +40,19 @@ class Timing:
 @cache
 @torch.inference_mode()
 def time_kernels(
-    kernels: tuple[Kernel, ...], outputs: int, inputs: int, dtype: torch.dtype, _threads: int
+    kernels: tuple[Kernel, ...], outputs: int, inputs: int, dtype: torch.dtype
 ) -> tuple[Timing, ...]:
-    """Measured once in a process for each count of threads; in turns, so that what else the machine does hits all alike."""
+    """Measured once in a process, on one thread; in turns, so that what else the machine does hits all alike."""
+    threads = torch.get_num_threads()
+    # A thread that waits for another spins, and that is processor time too: on a busy machine far more than the kernel's.
+    torch.set_num_threads(1)
+    try:
+        return _timed(kernels, outputs, inputs, dtype)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _timed(kernels: tuple[Kernel, ...], outputs: int, inputs: int, dtype: torch.dtype) -> tuple[Timing, ...]:
     weight = noise(max(1, min(outputs, _ITEMS_MAX // inputs)), inputs, dtype)
     linears = [make_linear(as_wanted(weight, kernel), kernel) for kernel in kernels]
     best_s = [dict.fromkeys(BLOCK_ROWS, math.inf) for _ in kernels]
@@ -60,7 +70,7 @@ def time_kernels(
 
 
 def _call_s(linear: Linear, x: Tensor) -> float:
-    # Of this thread alone: what others do on the machine must not choose for us, and kernels share work out evenly.
+    # Processor time, for what others do on the machine must not choose for us.
     begin = time.thread_time()
     linear(x)
     return time.thread_time() - begin

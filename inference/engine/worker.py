@@ -46,10 +46,14 @@ def prepare(threads: int) -> None:
 def serve(descriptor: int, engines: Engines) -> None:
     """Returns when the daemon has closed its end or is gone."""
     with socket.socket(fileno=descriptor) as end:
+        waiting = (
+            select.poll()
+        )  # not select, which takes no descriptor over 1023, and a busy daemon hands us such ones
+        waiting.register(end, select.POLLIN)
 
         def receive_into(buffer: memoryview, wait_s: float) -> int | None:
             if 0 < wait_s < math.inf:
-                select.select([end], [], [], wait_s)
+                waiting.poll(math.ceil(wait_s * 1000))
             try:
                 return end.recv_into(buffer, 0, 0 if wait_s == math.inf else socket.MSG_DONTWAIT)
             except BlockingIOError:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from inference.engine import probes, selftest
+from inference.engine import probes, selftest, timing
 from inference.engine.exactness import BLOCK_ROWS, WHOLE_FRAMES, RowPlan
 from inference.engine.linear import Kernel, Weight, make_linear
 from inference.engine.selftest import Arithmetic, find_arithmetic
@@ -164,3 +164,24 @@ def test_this_machine_finds_the_same_twice(dtype: str) -> None:
     found = find_arithmetic(CONFIG, dtype, "exact")
     selftest._product.cache_clear()
     assert find_arithmetic(CONFIG, dtype, "exact") == found
+
+
+def test_kernels_are_timed_on_one_thread_and_the_others_are_given_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[int] = []
+    call_s = timing._call_s
+
+    def noted(linear: Linear, x: Tensor) -> float:
+        seen.append(torch.get_num_threads())
+        return call_s(linear, x)
+
+    monkeypatch.setattr(timing, "_call_s", noted)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        timing.time_kernels((Kernel.PLAIN,), 24, 40, torch.float32)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert set(seen) == {1}
