@@ -21,7 +21,7 @@ from typing import Any, Protocol, cast
 import structlog
 import trio
 
-from inference.engine.memory import keep_large_apart
+from inference.engine.memory.allocator import keep_large_apart
 from node.api import NodeApi
 from node.clock import SystemClock
 from node.config import Config

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from inference.engine.pressure import PINCHED_ROWS, Level
+from inference.engine.memory.pressure import PINCHED_ROWS, Level
 from inference.sessions.shard import ShardServer
 from node import memory
 from node.memory_watch import Measured, MemoryWatch

@@ -1,4 +1,4 @@
-"""Watches this node's memory: does what `inference.engine.pressure` says, and closes caches that no session has any more."""
+"""Watches this node's memory: does what `inference.engine.memory.pressure` says, and closes caches that no session has any more."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Final, assert_never
 import structlog
 import trio
 
-from inference.engine.orphans import Orphans
-from inference.engine.pressure import Accept, Action, LimitRows, Pressure, Reading, Refuse, ShedRange
+from inference.engine.memory.orphans import Orphans
+from inference.engine.memory.pressure import Accept, Action, LimitRows, Pressure, Reading, Refuse, ShedRange
 from inference.placement.driver import Placement
 from inference.sessions.shard import ShardServer
 from mesh.rpc import deadline

@@ -10,8 +10,8 @@ from contextlib import asynccontextmanager
 
 import trio
 
-from inference.engine.pressure import room_bytes
-from inference.engine.worker_client import WorkerClient
+from inference.engine.memory.pressure import room_bytes
+from inference.engine.worker.client import WorkerClient
 from mesh.admission.belonging import decide_network
 from mesh.admission.identity import Identity, load_identity
 from mesh.directory.bootstrap import Names

@@ -15,7 +15,7 @@ from typing import Final
 
 import trio
 
-from inference.engine.worker_client import Spawn
+from inference.engine.worker.client import Spawn
 from protocols.errors import LocalFault
 
 SOCKET_BUFFER_BYTES: Final = 4 << 20  # a prefill chunk of 128 rows at 8192 x 4 bytes goes in without a pause
@@ -45,7 +45,9 @@ def torch_worker(threads: int, memory_bytes: int, quantised: str = "") -> Spawn:
     Weights that they quantise are kept in the folder `quantised`, if it has a name.
     """
     # -P: a folder called inference where the user happens to stand is not ours.
-    return python_child("-P", "-m", "inference.engine.worker", str(threads), str(memory_bytes), quantised)
+    return python_child(
+        "-P", "-m", "inference.engine.worker.process", str(threads), str(memory_bytes), quantised
+    )
 
 
 def python_child(*arguments: str) -> Spawn:

@@ -61,11 +61,11 @@ ORDERS_ALLOWED: dict[
 ] = {}  # paths, each with the reason why the order of its sets counts for nothing
 MACHINES = (
     "protocols/",
-    "inference/engine/batch.py",
-    "inference/engine/cost_curve.py",
-    "inference/engine/gaps.py",
-    "inference/engine/rotation.py",
-    "inference/engine/waiting.py",
+    "inference/engine/batching/batch.py",
+    "inference/engine/batching/cost_curve.py",
+    "inference/engine/batching/gaps.py",
+    "inference/engine/batching/rotation.py",
+    "inference/engine/batching/waiting.py",
     "inference/sessions/session.py",
     "inference/sessions/stage.py",
     "inference/sessions/events.py",
@@ -126,9 +126,9 @@ MACHINES = (
     "mesh/picture/evidence.py",
     "mesh/picture/hearsay.py",
     "mesh/picture/observations.py",
-    "inference/engine/orphans.py",
-    "inference/engine/pressure.py",
-    "inference/engine/worker_books.py",
+    "inference/engine/memory/orphans.py",
+    "inference/engine/memory/pressure.py",
+    "inference/engine/worker/books.py",
 )
 TORCH = ("inference/model/", "inference/engine/", "evolution/")
 BROAD_CATCHES = {

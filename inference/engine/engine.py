@@ -14,15 +14,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from inference.engine.drawing import Drawing, make_drawing
-from inference.engine.exactness import exact_spans, fast_spans
-from inference.engine.grammar import GrammarTokens
 from inference.engine.head import Head
-from inference.engine.kv_cache import KvBudget, KvCache, cache_bytes
+from inference.engine.kernels.quantised_folder import QuantisedFolder
 from inference.engine.layers import read_embedding, read_head, read_layer, read_norm
-from inference.engine.quantised_folder import QuantisedFolder
-from inference.engine.sampling import Draw, Drawn
-from inference.engine.selftest import Arithmetic, find_arithmetic
+from inference.engine.memory.kv_cache import KvBudget, KvCache, cache_bytes
+from inference.engine.numerics.exactness import exact_spans, fast_spans
+from inference.engine.numerics.selftest import Arithmetic, find_arithmetic
+from inference.engine.sampling.drawing import Drawing, make_drawing
+from inference.engine.sampling.grammar import GrammarTokens
+from inference.engine.sampling.sampling import Draw, Drawn
 from inference.engine.shard_reader import ShardReader
 from inference.model.blocks import padded
 from inference.model.config import NORM, ModelConfig

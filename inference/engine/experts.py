@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from inference.engine.exactness import RowPlan
+from inference.engine.numerics.exactness import RowPlan
 from inference.model.blocks import DenseFfn, Linear, joined, padded
 from inference.model.families import Experts
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from inference.engine.exactness import RowPlan
-from inference.engine.sampling import Draw, Drawn, draw_all
-from inference.engine.selftest import Arithmetic, find_head_rows
+from inference.engine.numerics.exactness import RowPlan
+from inference.engine.numerics.selftest import Arithmetic, find_head_rows
+from inference.engine.sampling.sampling import Draw, Drawn, draw_all
 from inference.model.blocks import Linear, joined, padded, rms_norm
 from protocols.errors import Malformed
 

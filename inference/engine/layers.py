@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from inference.engine.experts import ExpertFfn
-from inference.engine.linear import make_linear
-from inference.engine.selftest import Arithmetic
+from inference.engine.kernels.linear import make_linear
+from inference.engine.numerics.selftest import Arithmetic
 from inference.engine.shard_reader import ShardReader
 from inference.model.blocks import DecoderLayer, DenseFfn, Ffn, LayerParts, Linear, soft_capped
 from inference.model.config import EMBEDDING, ModelConfig

@@ -17,7 +17,7 @@ import msgspec
 import torch
 
 from inference.engine.engine import WIRE_DTYPES, WIRE_NUMERICS, ShardEngine
-from inference.engine.kv_cache import KvBudget
+from inference.engine.memory.kv_cache import KvBudget
 from inference.model.config_json import parse_config
 from inference.model.stored_tensors import StoredTensors
 from protocols import limits

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from inference.engine.linear import Kernel, Weight, empty_quantised
-from inference.engine.quantised import Quantised, rows_at_once
-from inference.engine.quantised_folder import QuantisedFolder
+from inference.engine.kernels.linear import Kernel, Weight, empty_quantised
+from inference.engine.kernels.quantised import Quantised, rows_at_once
+from inference.engine.kernels.quantised_folder import QuantisedFolder
 from inference.model.config import ModelConfig
 from inference.model.weights import RangeReader
 from protocols.placement import LayerRange

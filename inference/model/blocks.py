@@ -4,7 +4,7 @@ Query, key and value are one product, gate and up another. Grouped queries of a 
 longer query, so that keys are neither repeated nor slowly broadcast. Keys and values go straight into the cache.
 
 Rows are computed in the blocks that the step plan gives: every product, norm and activation sees one block at a time and
-therefore only the block sizes that the self-test has compared. Attention has spans of its own (inference/engine/exactness.py).
+therefore only the block sizes that the self-test has compared. Attention has spans of its own (inference/engine/numerics/exactness.py).
 """
 
 from __future__ import annotations

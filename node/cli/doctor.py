@@ -17,7 +17,7 @@ from node.machine import cores
 from protocols.errors import LocalFault, TimedOut, UserError
 
 _TIMEOUT_S: Final = 120
-_MISTAKEN: Final = 2  # what the user has to mend; see inference/engine/report.py
+_MISTAKEN: Final = 2  # what the user has to mend; see inference/engine/numerics/report.py
 
 
 @click.command()
@@ -58,7 +58,7 @@ def doctor_lines(found: dict[str, Any]) -> Iterator[str]:
 
 def _asked(question: dict[str, Any]) -> dict[str, Any]:
     """In a process of its own: the command itself never imports torch."""
-    command = [sys.executable, "-P", "-m", "inference.engine.report"]
+    command = [sys.executable, "-P", "-m", "inference.engine.numerics.report"]
     try:
         done = subprocess.run(  # noqa: S603  (our own interpreter and module)
             command,

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
-from inference.engine.cost_curve import BatchRows
-from inference.engine.worker_server import CacheKey, StepOutput
+from inference.engine.batching.cost_curve import BatchRows
+from inference.engine.worker.server import CacheKey, StepOutput
 from protocols.errors import Malformed, Overloaded, UserError, WeftError
 from protocols.logprobs import Logprobs, encode_logprobs
 from protocols.placement import LayerRange, LayerShape

@@ -10,7 +10,7 @@ from typing import Final
 
 import trio
 
-from inference.engine.worker_server import Engines
+from inference.engine.worker.server import Engines
 from inference.model.tiny import MODEL_DIR
 from protocols.session import Sampling
 
@@ -19,7 +19,7 @@ THREADS: Final = 1  # a sum cut into other pieces may round otherwise
 
 def torch_engines(room: Callable[[], int]) -> Engines:
     """What the torch process of a node has, within the memory that is free now."""
-    from inference.engine.torch_engines import TorchEngines
+    from inference.engine.worker.torch_engines import TorchEngines
 
     return TorchEngines(THREADS, room(), trio.current_time)
 

@@ -17,9 +17,9 @@ from typing import TypeVar
 
 import trio
 
-from inference.engine.worker_books import WorkerBooks
-from inference.engine.worker_server import Body, Engines, Server
-from inference.engine.worker_wire import (
+from inference.engine.worker.books import WorkerBooks
+from inference.engine.worker.server import Body, Engines, Server
+from inference.engine.worker.wire import (
     Answer,
     CacheOpened,
     CachesListed,
@@ -68,7 +68,7 @@ class _Inline:
 
 
 class _Process:
-    """One life of the worker process, with the same books as `inference.engine.worker_client` keeps."""
+    """One life of the worker process, with the same books as `inference.engine.worker.client` keeps."""
 
     def __init__(self, engines: MakeEngines, memory_bytes: int) -> None:
         self.died = trio.Event()

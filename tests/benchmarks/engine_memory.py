@@ -15,7 +15,7 @@ from typing import Final
 import trio
 
 from inference.engine.reference import tensor_files
-from inference.engine.worker_client import WorkerClient
+from inference.engine.worker.client import WorkerClient
 from inference.model.config_json import parse_config
 from node.machine import read_footprint, read_memory
 from node.processes import torch_worker

@@ -12,7 +12,7 @@ import trio
 
 from inference.engine.engine import WIRE_NUMERICS
 from inference.engine.reference import tensor_files
-from inference.engine.worker_client import WorkerClient
+from inference.engine.worker.client import WorkerClient
 from inference.model.config_json import parse_config
 from node.processes import torch_worker
 from protocols import limits

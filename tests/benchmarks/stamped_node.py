@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from unittest.mock import patch
 
-from inference.engine.worker_client import Spawn
+from inference.engine.worker.client import Spawn
 from node.cli.main import main
 from node.processes import python_child
 

@@ -17,9 +17,9 @@ from typing import Final
 
 import msgspec
 
-from inference.engine import worker
-from inference.engine.cost_curve import BatchRows
-from inference.engine.worker_server import CacheKey, Engine, Engines, StepOutput
+from inference.engine.batching.cost_curve import BatchRows
+from inference.engine.worker import process as worker
+from inference.engine.worker.server import CacheKey, Engine, Engines, StepOutput
 from protocols.errors import WeftError
 from protocols.placement import LayerShape
 from protocols.seams import CacheSpec, ShardLoaded, ShardSpec
@@ -91,7 +91,7 @@ class StampedEngines:
 def main(arguments: list[str]) -> None:
     threads, memory_bytes, descriptor = map(int, arguments)
     worker.prepare(threads)
-    from inference.engine.torch_engines import TorchEngines
+    from inference.engine.worker.torch_engines import TorchEngines
 
     engines = TorchEngines(threads, memory_bytes, time.perf_counter)
     worker.serve(descriptor, StampedEngines(engines, Path(os.environ[STAMPS_VARIABLE])))

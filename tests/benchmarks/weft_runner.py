@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 
 from inference.engine.engine import WIRE_NUMERICS, CacheKey, ShardEngine
-from inference.engine.kv_cache import KvBudget
-from inference.engine.memory import keep_large_apart
+from inference.engine.memory.allocator import keep_large_apart
+from inference.engine.memory.kv_cache import KvBudget
 from inference.engine.reference import tensor_files
 from inference.model.config_json import parse_config
 from protocols import limits

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from inference.engine.report import MISTAKEN
+from inference.engine.numerics.report import MISTAKEN
 from node.cli import doctor as module
 from node.cli.doctor import doctor
 from protocols.errors import LocalFault, TimedOut, UserError, WeftError

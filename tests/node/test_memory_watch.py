@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import trio
 
-from inference.engine.pressure import CALM_S, PINCHED_ROWS, SHED_S, Level, high_mark_bytes
+from inference.engine.memory.pressure import CALM_S, PINCHED_ROWS, SHED_S, Level, high_mark_bytes
 from node.machine import Footprint, Memory
 from node.memory_view import MemoryView
 from node.memory_watch import LOOK_S, ORPHANS_S, Measured, MemoryWatch

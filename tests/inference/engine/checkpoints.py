@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from inference.engine.engine import WIRE_DTYPES, WIRE_NUMERICS, CacheKey, ShardEngine
-from inference.engine.kv_cache import KvBudget
+from inference.engine.memory.kv_cache import KvBudget
 from inference.model.config import ModelConfig
 from inference.model.config_json import parse_config
 from inference.model.families import FAMILIES

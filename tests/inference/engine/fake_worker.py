@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from inference.engine import worker
-from inference.engine.cost_curve import BatchRows
-from inference.engine.worker_server import CacheKey, StepOutput
+from inference.engine.batching.cost_curve import BatchRows
+from inference.engine.worker import process as worker
+from inference.engine.worker.server import CacheKey, StepOutput
 from protocols.errors import Malformed, UserError, WeftError
 from protocols.placement import LayerShape
 from protocols.seams import CacheSpec, ShardLoaded, ShardSpec

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from inference.engine.engine import ShardEngine
-from inference.engine.kv_cache import KvBudget
+from inference.engine.memory.kv_cache import KvBudget
 from protocols.errors import Malformed, Overloaded, WeftError
 from protocols.ids import SessionId
 from protocols.placement import LayerRange

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from inference.engine.exactness import RowPlan
 from inference.engine.experts import ExpertFfn
-from inference.engine.linear import Kernel, make_linear
+from inference.engine.kernels.linear import Kernel, make_linear
+from inference.engine.numerics.exactness import RowPlan
 from inference.model.blocks import DenseFfn, padded
 from inference.model.families import ExpertNames, Experts
 

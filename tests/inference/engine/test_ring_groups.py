@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from inference.engine.batch import StepQueue
-from inference.engine.cost_curve import BatchRows
-from inference.engine.waiting import WaitingStep
+from inference.engine.batching.batch import StepQueue
+from inference.engine.batching.cost_curve import BatchRows
+from inference.engine.batching.waiting import WaitingStep
 from protocols.ids import ModelDigest, SessionId
 from protocols.placement import LayerRange
 from protocols.seams import CacheSpec, ShardId

@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from inference.engine import quantised
-from inference.engine.linear import Kernel, as_wanted
+from inference.engine.kernels import quantised
+from inference.engine.kernels.linear import Kernel, as_wanted
 from inference.engine.shard_reader import ShardReader
 from inference.model.stored_tensors import StoredTensors
 from mesh.state.tensor_file import StoredTensor

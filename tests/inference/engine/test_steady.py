@@ -9,10 +9,10 @@ from collections.abc import Iterator, Sequence
 import pytest
 import torch
 
-from inference.engine.torch_engines import TorchEngines
-from inference.engine.waiting import Body
-from inference.engine.worker_server import Server
-from inference.engine.worker_wire import CloseCache, LoadShard, OpenCache, Reply, Step, Stepped
+from inference.engine.batching.waiting import Body
+from inference.engine.worker.server import Server
+from inference.engine.worker.torch_engines import TorchEngines
+from inference.engine.worker.wire import CloseCache, LoadShard, OpenCache, Reply, Step, Stepped
 from inference.model.config_json import parse_config
 from protocols import limits
 from protocols.ids import ModelDigest, SessionId

@@ -6,8 +6,8 @@ import msgspec
 import pytest
 import torch
 
-from inference.engine import int4
-from inference.engine.quantised import quantise_int4, quantise_int8
+from inference.engine.kernels import int4
+from inference.engine.kernels.quantised import quantise_int4, quantise_int8
 from inference.model.precision import PRECISIONS, precision_of, wire_of
 from inference.model.weights import TORCH_DTYPES
 from node.config import Config

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedModel
 
 from inference.engine.engine import ShardEngine
-from inference.engine.kv_cache import KvBudget
+from inference.engine.memory.kv_cache import KvBudget
 from inference.engine.reference import tensor_files
 from inference.model.config_json import parse_config
 from inference.model.families import FAMILIES

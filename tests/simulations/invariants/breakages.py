@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import trio
 
-from inference.engine.worker_books import HeldCache
+from inference.engine.worker.books import HeldCache
 from inference.sessions.relay import Outlet
 from mesh.liveness import incarnation
 from mesh.liveness.detector import State

@@ -1,0 +1,1 @@
+"""Which steps are computed together, and when. All of it is pure."""

@@ -1,0 +1,1 @@
+"""Products with a fixed weight, and the forms that weights take for them."""

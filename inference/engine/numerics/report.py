@@ -1,0 +1,135 @@
+"""Which kernels would serve a model on this machine, and why: what `weft doctor` shows.
+
+    echo '{"threads": 2}' | python -m inference.engine.numerics.report
+
+One JSON object in, one out. Without a model it answers for a Llama of 1.1 billion weights. The choice is the one that a worker
+makes with as many threads when it loads the model: the same self-test, run anew.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import torch
+
+from inference.engine.numerics.exactness import WHOLE_FRAMES
+from inference.engine.numerics.selftest import KERNEL_ADVANTAGE, Arithmetic, find_arithmetic
+from inference.engine.numerics.timing import TYPICAL_ROWS, Timing
+from inference.model.config import ModelConfig
+from inference.model.config_json import parse_config
+from inference.model.precision import PRECISIONS
+from protocols.errors import UserError, WeftError
+
+MISTAKEN: Final = 2  # the exit code for what the user has to mend; Python's own for a fault is 1
+_USUAL: Final = {
+    "architectures": ["LlamaForCausalLM"],
+    "vocab_size": 32_000,
+    "hidden_size": 2048,
+    "intermediate_size": 5632,
+    "num_hidden_layers": 22,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 4,
+}
+
+
+class Question(msgspec.Struct, frozen=True):
+    """`model` is a model folder, or empty."""
+
+    model: str = ""
+    dtypes: tuple[str, ...] = tuple(PRECISIONS)
+    numerics: str = "exact"
+    threads: int = 1
+
+
+class KernelTimes(msgspec.Struct, frozen=True):
+    """Microseconds of processor time by row count, over the model's largest product or a part of it."""
+
+    kernel: str
+    us: dict[str, float]
+
+
+class Choice(msgspec.Struct, frozen=True):
+    """`rows`: the sizes of the blocks that rows are computed in, or whole frames."""
+
+    dtype: str
+    kernel: str
+    rows: str
+    is_exact: bool
+    numerics_class: str
+    weights_bytes: int
+    why: str
+    timings: tuple[KernelTimes, ...]
+
+
+class Report(msgspec.Struct, frozen=True):
+    capability: str
+    threads: int
+    choices: tuple[Choice, ...]
+
+
+def report(question: Question) -> Report:
+    """Raises `UserError` for a folder that holds no model, or a dtype that weft does not run."""
+    config = _config(question.model)
+    choices = tuple(_choice(config, dtype, question.numerics) for dtype in question.dtypes)
+    return Report(torch.backends.cpu.get_cpu_capability(), torch.get_num_threads(), choices)
+
+
+def _config(model: str) -> ModelConfig:
+    if not model:
+        return parse_config(msgspec.json.encode(_USUAL))
+    try:
+        return parse_config((Path(model) / "config.json").read_bytes())
+    except OSError as error:
+        raise UserError(f"{model} has no readable config.json: name a model folder") from error
+
+
+def _choice(config: ModelConfig, dtype: str, numerics: str) -> Choice:
+    weights_bytes = config.range_bytes(config.whole, dtype)
+    found = find_arithmetic(config, dtype, numerics)
+    return Choice(
+        dtype,
+        found.kernel.value,
+        str(found.rows),
+        found.is_exact,
+        found.numerics_class,
+        weights_bytes,
+        why(found),
+        tuple(_times(timing) for timing in found.timings),
+    )
+
+
+def why(found: Arithmetic) -> str:
+    """The reason for the kernel in a sentence."""
+    chosen = next(timing for timing in found.timings if timing.kernel is found.kernel)
+    others = [timing for timing in found.timings if timing is not chosen]
+    if not others:
+        return "no other kernel of this torch serves it on this processor"
+    if chosen is not found.timings[0]:
+        return f"{found.timings[0].kernel.value} is quicker, but its rows depend on each other"
+    ratios = [(timing.cost(WHOLE_FRAMES) / chosen.cost(WHOLE_FRAMES), timing) for timing in others]
+    compared = ", ".join(f"{timing.kernel.value} takes {ratio:.2f} times as long" for ratio, timing in ratios)
+    if all(ratio >= 1 for ratio, _ in ratios):
+        return compared
+    return f"{compared}, and would have to take less than {KERNEL_ADVANTAGE} times as long to be preferred"
+
+
+def _times(timing: Timing) -> KernelTimes:
+    return KernelTimes(timing.kernel.value, {str(rows): round(timing.us[rows], 1) for rows in TYPICAL_ROWS})
+
+
+def main() -> int:
+    try:
+        question = msgspec.json.decode(sys.stdin.buffer.read(), type=Question)
+        torch.set_num_threads(question.threads)
+        sys.stdout.write(msgspec.json.encode(report(question)).decode() + "\n")
+    except (WeftError, msgspec.DecodeError) as error:
+        sys.stderr.write(f"{error}\n")
+        return MISTAKEN
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""From logits to a token: what changes them, and the draw itself."""

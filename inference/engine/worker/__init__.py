@@ -1,0 +1,1 @@
+"""The torch process of a node, and the daemon's side of it."""

@@ -1,0 +1,67 @@
+"""The torch process of a node: `python -m inference.engine.worker.process THREADS MEMORY_BYTES FOLDER FD`, FD its end of a socketpair and
+FOLDER where it keeps quantised weights, which may be empty.
+
+It lives as long as that socket. A signal for the daemon's whole group (Ctrl-C, systemd's SIGTERM) is not for it: the daemon
+drains first and then closes the socket, and if the daemon is killed, the kernel closes it.
+
+An edge: the only file of this package that touches a socket, the environment and a clock.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from contextlib import suppress
+
+from inference.engine.memory.allocator import keep_large_apart
+from inference.engine.worker.server import Engines, run
+from inference.engine.worker.socket import Connection
+
+
+def main(arguments: list[str]) -> None:
+    quantised = arguments.pop(2)
+    threads, memory_bytes, descriptor = map(int, arguments)
+    prepare(threads)
+    # Only now: torch reads these variables while it is imported.
+    from inference.engine.worker.torch_engines import TorchEngines
+
+    serve(descriptor, TorchEngines(threads, memory_bytes, time.perf_counter, quantised))
+
+
+def prepare(threads: int) -> None:
+    """What has to be so before torch is imported."""
+    keep_large_apart()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # Spinning OpenMP threads of one worker halve the speed of others on the machine.
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+
+
+def serve(descriptor: int, engines: Engines) -> None:
+    """Returns when the daemon has closed its end or is gone."""
+    with socket.socket(fileno=descriptor) as end:
+        waiting = (
+            select.poll()
+        )  # not select, which takes no descriptor over 1023, and a busy daemon hands us such ones
+        waiting.register(end, select.POLLIN)
+
+        def receive_into(buffer: memoryview, wait_s: float) -> int | None:
+            if 0 < wait_s < math.inf:
+                waiting.poll(math.ceil(wait_s * 1000))
+            try:
+                return end.recv_into(buffer, 0, 0 if wait_s == math.inf else socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return None
+
+        with suppress(EOFError, BrokenPipeError, ConnectionResetError):
+            run(Connection(receive_into, end.sendall), engines, time.monotonic)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,102 @@
+"""The torch side of the worker process: loads shard engines within the memory that the operator gave."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import cycle
+from pathlib import Path
+
+import torch
+
+from inference.engine.batching.cost_curve import ROWS_TRIED, BatchRows, batch_rows, measure_costs
+from inference.engine.engine import ShardEngine
+from inference.engine.kernels.quantised_folder import QuantisedFolder
+from inference.engine.memory.kv_cache import KvBudget, cache_bytes
+from inference.engine.numerics.measure import measure_layer
+from inference.engine.worker.server import CacheKey, StepOutput
+from inference.model.config_json import parse_config
+from protocols import limits
+from protocols.errors import Overloaded, WeftError
+from protocols.placement import LayerShape
+from protocols.seams import CacheSpec, ShardLoaded, ShardSpec
+from protocols.tensor import Frame
+
+
+class TorchEngine:
+    """Implements `worker_server.Engine`."""
+
+    def __init__(self, engine: ShardEngine, budget: KvBudget, batch_rows: BatchRows) -> None:
+        self._engine = engine
+        self._budget = budget
+        self.batch_rows = batch_rows
+        config = engine.config
+        rows = min(config.context, limits.ROWS_RESERVED_MAX)
+        self._planned_bytes = cache_bytes(config.kv_bytes_per_row(engine.range, engine.dtype), rows)
+        # What weights take is not there for caches.
+        budget.bytes_max -= engine.resident_bytes
+        budget.planned_bytes += self._planned_bytes
+
+    @property
+    def loaded(self) -> ShardLoaded:
+        arithmetic = self._engine.arithmetic
+        return ShardLoaded(self._engine.resident_bytes, arithmetic.numerics_class, arithmetic.is_exact)
+
+    def open_cache(self, key: CacheKey, spec: CacheSpec) -> int:
+        return self._engine.open_cache(key, spec)
+
+    def close_cache(self, key: CacheKey) -> None:
+        self._engine.close_cache(key)
+
+    def close(self) -> None:
+        self._engine.close()
+        self._budget.bytes_max += self._engine.resident_bytes
+        self._budget.planned_bytes -= self._planned_bytes
+
+    def step_together(
+        self, work: Sequence[tuple[CacheKey, Frame]], on_layer: Callable[[], None]
+    ) -> Sequence[StepOutput | WeftError]:
+        return self._engine.step_together(work, on_layer)
+
+
+class TorchEngines:
+    """Implements `worker_server.Engines`."""
+
+    def __init__(
+        self, threads: int, memory_bytes: int, monotonic: Callable[[], float], quantised: str = ""
+    ) -> None:
+        """`quantised` is the folder for quantised weights; without one they are made anew at every load."""
+        torch.set_num_threads(threads)
+        self._kept = QuantisedFolder(Path(quantised)) if quantised else None
+        self._monotonic = monotonic
+        self._budget = KvBudget(memory_bytes)
+
+    def load(self, spec: ShardSpec, on_progress: Callable[[int, int], None]) -> TorchEngine:
+        config, layers = parse_config(spec.config), spec.shard.range
+        config.check_range(layers)
+        needed_bytes = config.range_bytes(layers, spec.dtype)
+        left_bytes = self._budget.bytes_max - self._budget.reserved_bytes
+        if needed_bytes > left_bytes:
+            raise Overloaded(
+                f"layers {layers} take {needed_bytes} bytes, and {left_bytes} are left of the worker's memory"
+            )
+        engine = ShardEngine(
+            config,
+            layers,
+            spec.dtype,
+            spec.numerics,
+            spec.tensors,
+            self._budget,
+            on_progress,
+            spec.tokenizer,
+            self._kept,
+        )
+        return TorchEngine(engine, self._budget, self._batch_rows(engine))
+
+    def _batch_rows(self, engine: ShardEngine) -> BatchRows:
+        """Tried on one layer after the other, so that none lies in the processor's cache from the step before."""
+        steps = {rows: engine.trial(rows) for rows in ROWS_TRIED}
+        layers = cycle(range(engine.range.layers))
+        return batch_rows(measure_costs(lambda rows: steps[rows](next(layers)), self._monotonic))
+
+    def measure_layer(self, shape: LayerShape) -> float:
+        return measure_layer(shape, self._monotonic)
