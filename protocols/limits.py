@@ -109,9 +109,13 @@ OBSERVATIONS_S: Final = 5.0  # between two publications about one peer that has 
 OBSERVATIONS_GOOD_S: Final = 60.0  # and about one that has only done well
 OBSERVATIONS_TTL_S: Final = 24 * 3600.0  # renewed at half of it
 OBSERVATION_SKEW_S: Final = 120.0  # dated later than its bundle by more than this, it is refused
-HEALTH_S: Final = 5.0  # between two digests of a node's health
-HEALTH_TTL_S: Final = 30.0
-HEALTH_UNKNOWN_S: Final = 3 * HEALTH_S  # what was heard longer ago than this says nothing about now
+HEALTH_S: Final = 5.0  # between two digests of a node's health, among HEALTH_MEMBERS or fewer
+HEALTH_MEMBERS: Final = (
+    50  # among more the pause grows with them: nobody hears more than 10 digests (6 KB) a second
+)
+HEALTH_MISSED: Final = 3  # pauses after which what was heard says nothing about now
+HEALTH_KEPT: Final = 6  # pauses for which a digest stands
+HEALTH_TTL_S: Final = HEALTH_KEPT * HEALTH_S
 HEALTH_RANGES_MAX: Final = 32  # of 80 bytes in a digest
 HEALTH_LINKS_MAX: Final = 16  # of 73 bytes
 HEALTH_BYTES: Final = (
@@ -187,7 +191,12 @@ GOSSIP_CUT_OFF_S: Final = 60.0  # a peer that broke the rules has no link for th
 GOSSIP_SHUFFLE_S: Final = 30.0
 GOSSIP_REPAIR_S: Final = 15.0
 GOSSIP_REPAIR_MORE_S: Final = 0.5  # when the last repair had to leave something out
-GOSSIP_ANNOUNCE_S: Final = 0.1  # ids gather this long before they are announced on lazy links
+GOSSIP_ANNOUNCE_S: Final = (
+    0.1  # ids gather this long before the end with the lower peer id announces them on lazy links
+)
+GOSSIP_ECHO_S: Final = (
+    0.3  # so much later the other end announces what it was not told of: more than a way round the world
+)
 GOSSIP_GRAFT_S: Final = 0.3  # an announced bundle that has not come by then is asked for
 GOSSIP_RECENT_MAX: Final = 8192  # ids remembered: 20 s of the 400 bundles/s that a core can carry
 GOSSIP_RECENT_S: Final = (

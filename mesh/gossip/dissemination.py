@@ -1,7 +1,8 @@
 """Spreading along trees that mend themselves, one for every author, after Plumtree (Leitão, Pereira, Rodrigues 2007).
 
 An author's first bundle is pushed over all links. Where it arrives twice, the second link is pruned: it is no branch of that
-author's tree, and ids alone are announced over it, gathered for `GOSSIP_ANNOUNCE_S`. A bundle that was announced and has not
+author's tree, and ids alone are announced over it, gathered for `GOSSIP_ANNOUNCE_S` by the end with the lower peer id. The
+other end waits `GOSSIP_ECHO_S` longer and announces what it was not told of, since both would say the same. A bundle that was announced and has not
 come after `GOSSIP_GRAFT_S` is asked for from those who announced it, one by one, and the link becomes a branch: that is how
 a tree grows around what was lost, and over new links. A link over which things come in much fewer hops takes the place of a
 longer way.
@@ -46,23 +47,44 @@ class _Missing:
     announcers: dict[PeerId, None] = field(default_factory=dict)
 
 
+@dataclass(slots=True)
+class _Announcing:
+    """What waits to be announced over some of the links, and when."""
+
+    at_s: float = math.inf
+    told: dict[BundleId, Seen] = field(default_factory=dict)
+
+    def gather(self, told: dict[BundleId, Seen], at_s: float) -> None:
+        self.told |= told
+        self.at_s = min(self.at_s, at_s)
+
+    def take(self) -> dict[BundleId, Seen]:
+        told, self.told, self.at_s = self.told, {}, math.inf
+        return told
+
+
 class Tree:
     """Pure; gives what is to be sent. What bundles are and whether they are wanted is the caller's business."""
 
-    def __init__(self) -> None:
+    def __init__(self, own: PeerId) -> None:
+        self._own = own
         self._links: dict[PeerId, None] = {}
         self._branches: dict[PeerId, dict[PeerId, None]] = {}  # of every author
         self._recent: dict[BundleId, Seen] = {}
         self._missing: dict[BundleId, _Missing] = {}
         self._alarms: list[tuple[float, BundleId]] = []
-        self._announcements: dict[BundleId, Seen] = {}
-        self._announce_at = math.inf
+        self._first = _Announcing()
+        self._echo = _Announcing()
+        self._heard: dict[
+            PeerId, dict[BundleId, int]
+        ] = {}  # what neighbours announced of the echo's, in how many hops
         self._shortcut_at = -math.inf
 
     @property
     def deadline(self) -> float:
         """When `ring` has something to do."""
-        return min(self._announce_at, self._alarms[0][0] if self._alarms else math.inf)
+        overdue_at = self._alarms[0][0] if self._alarms else math.inf
+        return min(self._first.at_s, self._echo.at_s, overdue_at)
 
     def is_recent(self, id_: BundleId) -> bool:
         """Whether it was here lately."""
@@ -79,6 +101,7 @@ class Tree:
     def remove(self, peer: PeerId) -> None:
         """Idempotent."""
         self._links.pop(peer, None)
+        self._heard.pop(peer, None)
         for branches in self._branches.values():
             branches.pop(peer, None)
 
@@ -92,8 +115,9 @@ class Tree:
         if source in self._links and not is_repaired:
             branches[source] = None
         if is_repaired or len(branches) < len(self._links):
-            self._announcements[id_] = self._recent[id_]
-            self._announce_at = min(self._announce_at, now + limits.GOSSIP_ANNOUNCE_S)
+            seen = {id_: self._recent[id_]}
+            self._first.gather(seen, now + limits.GOSSIP_ANNOUNCE_S)
+            self._echo.gather(seen, now + limits.GOSSIP_ANNOUNCE_S + limits.GOSSIP_ECHO_S)
         if is_repaired:
             # Most neighbours of a node that catches up have it all; where halves meet, the announcements bring it on.
             return []
@@ -138,12 +162,19 @@ class Tree:
                 heapq.heappush(self._alarms, (now + limits.GOSSIP_GRAFT_S, id_))
             if len(missing.announcers) < ANNOUNCERS_MAX:
                 missing.announcers[source] = None
+        if self._own > source and source in self._links:
+            heard = self._heard.setdefault(source, {})
+            heard |= {
+                id_: hops
+                for id_, hops in zip(split_ids(have.ids), have.hops, strict=True)
+                if id_ in self._echo.told
+            }
         return [] if unknown or now < self._shortcut_at else self._shorten(have, source, now)
 
     def _shorten(self, have: Have, source: PeerId, now: float) -> list[Sent]:
         for id_, hops in zip(split_ids(have.ids), have.hops, strict=False):
             seen = self._recent.get(id_)
-            if seen is None or HOPS_REPAIRED in (seen.hops, hops) or seen.hops - (hops + 1) < SHORTCUT_HOPS:
+            if seen is None or not _is_shortcut(seen.hops, hops):
                 continue
             branches = self._branches_of(seen.author)
             if seen.source in branches and source not in branches and source in self._links:
@@ -171,19 +202,26 @@ class Tree:
     def ring(self, now: float) -> list[Sent]:
         """Ask for what is overdue, and announce."""
         sent = self._ask_for_missing(now)
-        if self._announce_at <= now:
-            self._announce_at = math.inf
-            told, self._announcements = self._announcements, {}
+        if self._first.at_s <= now:
+            told = self._first.take()
             for peer in self._links:
-                sent += self._announce(peer, told)
+                if self._own < peer:
+                    sent += self._announce(peer, told, {})
+        if self._echo.at_s <= now:
+            told, heard, self._heard = self._echo.take(), self._heard, {}
+            for peer in self._links:
+                if self._own > peer:
+                    sent += self._announce(peer, told, heard.get(peer, {}))
         return sent
 
-    def _announce(self, peer: PeerId, told: dict[BundleId, Seen]) -> list[Sent]:
+    def _announce(self, peer: PeerId, told: dict[BundleId, Seen], heard: dict[BundleId, int]) -> list[Sent]:
+        """To a neighbour that has announced what is in `heard`, in so many hops."""
         ids = [
             id_
             for id_, seen in told.items()
             if seen.source != peer
             and (seen.hops == HOPS_REPAIRED or peer not in self._branches.get(seen.author, ()))
+            and (id_ not in heard or _is_shortcut(heard[id_], seen.hops))
         ]
         parts = [
             ids[start : start + limits.GOSSIP_IDS_MAX] for start in range(0, len(ids), limits.GOSSIP_IDS_MAX)
@@ -212,3 +250,8 @@ class Tree:
             if peer in self._links:
                 return peer
         return None
+
+
+def _is_shortcut(hops: int, over: int) -> bool:
+    """Whether a bundle that took `hops` hops would come in much fewer from a neighbour that has it in `over`."""
+    return HOPS_REPAIRED not in (hops, over) and hops - (over + 1) >= SHORTCUT_HOPS

@@ -76,6 +76,7 @@ class Gossip:
         self._machine = Machine(network.peer, partial(sign_statement, signer, domain), rules, randomness)
         self._feeds: dict[Topic, Feed[Heard]] = {topic: Feed() for topic in Topic}
         self._links: dict[PeerId, Link] = {}
+        self._unwritten: dict[Link, None] = {}
         self._to_open: list[Link] = []
         self._asleep = trio.CancelScope()
         self._turn = Turn()
@@ -150,8 +151,10 @@ class Gossip:
             self._asleep.deadline = rings_at  # which costs less than waking whoever sleeps
 
     def _flush(self) -> None:
-        for link in self._links.values():
-            link.flush()
+        if self._unwritten:
+            links, self._unwritten = self._unwritten, {}
+            for link in links:
+                link.flush()
 
     def _wall_ms(self) -> int:
         return int(self._clock.wall() * 1000)
@@ -177,6 +180,7 @@ class Gossip:
         for peer in peers:
             if link := self._links.get(peer):
                 link.send(frame)
+                self._unwritten[link] = None
 
     # Links --------------------------------------------------------------------------------------------------------
 

@@ -57,7 +57,7 @@ class Machine:
         self._own = own
         self._draw = Draw(randomness)
         self._views = Views(own, self._draw)
-        self._tree = Tree()
+        self._tree = Tree(own)
         self._table = Table()
         self._intake = Intake(self._table, rules)
         self._voice = Voice(own, sign, self._table)

@@ -129,6 +129,11 @@ class Members:
         """All but this node."""
         return self._machine.members
 
+    @property
+    def count(self) -> int:
+        """How many members there are, this node included."""
+        return self._machine.count
+
     def contact(self) -> Contact:
         """This node's own. Needs `run` to be ready."""
         assert self._record.current is not None, "run is not ready"

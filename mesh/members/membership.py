@@ -148,9 +148,13 @@ class Membership:
         return tuple(self._book)
 
     @property
+    def count(self) -> int:
+        """With this node itself."""
+        return len(self._book) + 1
+
+    @property
     def is_full(self) -> bool:
-        """Counts this node itself."""
-        return len(self._book) + 1 >= limits.MEMBERS_MAX
+        return self.count >= limits.MEMBERS_MAX
 
     @property
     def deadline(self) -> float:

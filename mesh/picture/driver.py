@@ -22,7 +22,7 @@ import trio
 from mesh.nursery import peer_nursery
 from mesh.picture.board import Board
 from mesh.picture.evidence import LEDGER_FILE, Happening, Ledger
-from mesh.picture.health import is_known
+from mesh.picture.health import is_due, is_known, pause_s
 from mesh.picture.hearsay import Hearsay, SponsorOf, Weighed
 from mesh.picture.observations import Announcements, decode_observations, observations_of
 from mesh.picture.reputation import is_distrusted, lower_bound, overall, standing
@@ -64,7 +64,7 @@ class Explanation:
 
 
 class Picture:
-    """`digest` gives this node's own health, where there is something to say about it."""
+    """`digest` gives this node's own health, where there is something to say about it; `members` how many there are."""
 
     def __init__(
         self,
@@ -77,6 +77,7 @@ class Picture:
         digest: Callable[[], HealthDigest] | None = None,
         sponsor_of: SponsorOf = lambda _: None,
         is_member: Callable[[PeerId], bool] = lambda _: True,
+        members: Callable[[], int] = lambda: 1,
     ) -> None:
         self._own = own
         self._clock = clock
@@ -84,6 +85,7 @@ class Picture:
         self._randomness = randomness
         self._board = board
         self._digest = digest
+        self._members = members
         self._ledger = self._read()
         self._hearsay = Hearsay(own, sponsor_of, is_member)
         self._announcements = Announcements(self._ledger.newest_subjects())
@@ -123,9 +125,9 @@ class Picture:
         return self._ledger.tally(peer, self._clock.monotonic())
 
     def health(self, peer: PeerId) -> HealthDigest | None:
-        """What a peer last said of itself; None if it has said nothing for `HEALTH_UNKNOWN_S`."""
+        """What a peer last said of itself; None if it has said nothing for `HEALTH_MISSED` pauses."""
         heard_s, digest = self._health.get(peer, (0.0, None))
-        return digest if is_known(heard_s, self._clock.monotonic()) else None
+        return digest if is_known(heard_s, self._clock.monotonic(), self._members()) else None
 
     def explain(self, peer: PeerId) -> Explanation:
         now = self._clock.monotonic()
@@ -208,7 +210,10 @@ class Picture:
     def _hear_health(self, peer: PeerId, digest: HealthDigest) -> None:
         now = self._clock.monotonic()
         if peer not in self._health and len(self._health) >= limits.MEMBERS_MAX:
-            self._health = {known: kept for known, kept in self._health.items() if is_known(kept[0], now)}
+            members = self._members()
+            self._health = {
+                known: kept for known, kept in self._health.items() if is_known(kept[0], now, members)
+            }
         if peer in self._health or len(self._health) < limits.MEMBERS_MAX:
             self._health[peer] = (now, digest)
 
@@ -224,9 +229,14 @@ class Picture:
             await trio.sleep(TICK_S)
 
     async def _publish_health(self) -> None:
+        told: HealthDigest | None = None
+        told_s = 0.0
         while self._digest is not None:
-            body = HEALTH_CODEC.encode(self._digest())
-            self._board.publish(Topic.HEALTH, "", body, limits.HEALTH_TTL_S)
+            digest, now, members = self._digest(), self._clock.monotonic(), self._members()
+            if is_due(told, digest, now - told_s, members):
+                ttl_s = limits.HEALTH_KEPT * pause_s(members)
+                self._board.publish(Topic.HEALTH, "", HEALTH_CODEC.encode(digest), ttl_s)
+                told, told_s = digest, now
             # Up to a tenth early or late, so that nodes started together do not speak together for ever.
             jitter = (self._randomness.token_bytes(1)[0] / 255 - 0.5) / 5
             await trio.sleep(limits.HEALTH_S * (1 + jitter))

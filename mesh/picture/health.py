@@ -17,6 +17,7 @@ from protocols import limits
 from protocols.health import HEALTH_CODEC, HealthDigest, LinkHealth, RangeHealth
 
 LEAST: Final = 0.01
+SCORE_STEP: Final = 0.1  # a change that may make others choose otherwise
 UNKNOWN_SCORE: Final = 0.5  # of a node that says nothing: neither picked for that nor left out
 
 
@@ -66,9 +67,21 @@ def _rounded(link: LinkHealth) -> LinkHealth:
     return LinkHealth(link.peer, round(link.rtt_ms, 2), float(round(link.bytes_per_s)))
 
 
-def is_known(heard_s: float, now_s: float) -> bool:
+def pause_s(members: int) -> float:
+    """Between two digests of a node whose health has not changed much, in a mesh of so many."""
+    return limits.HEALTH_S * max(1.0, members / limits.HEALTH_MEMBERS)
+
+
+def is_due(told: HealthDigest | None, digest: HealthDigest, silent_s: float, members: int) -> bool:
+    """Whether to tell `digest`, asked every `HEALTH_S` or so and `silent_s` after `told`: large meshes hear of changes at once."""
+    if told is None or silent_s >= 0.8 * pause_s(members):  # `HEALTH_S` comes a tenth early or late
+        return True
+    return told.ranges != digest.ranges or abs(score(told) - score(digest)) >= SCORE_STEP
+
+
+def is_known(heard_s: float, now_s: float, members: int) -> bool:
     """Whether a digest that came at `heard_s`, by this node's own clock, still says how its maker is."""
-    return now_s - heard_s <= limits.HEALTH_UNKNOWN_S
+    return now_s - heard_s <= limits.HEALTH_MISSED * pause_s(members)
 
 
 def score(digest: HealthDigest | None) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from mesh.picture.health import pause_s
 from protocols import limits
 
 STRETCH_MAX: Final = 1 + limits.LATENESS_MAX / 4  # of deadlines while a node is late itself
@@ -23,7 +24,6 @@ FREED_UNTOLD_S: Final = (
 
 TOGETHER_S: Final = 20.0  # from the heal until everybody sees everybody: two rounds of redials and a repair
 GOSSIP_S: Final = 10.0  # for one word, below a repair's GOSSIP_REPAIR_S because links stand again by then
-HEALTH_AGE_S: Final = 1.1 * limits.HEALTH_S + GOSSIP_S  # the pause between two digests varies by a tenth
 REVOKED_S: Final = 60.0
 CONVERGED_S: Final = TOGETHER_S + 10.0  # placement, after everybody sees everybody
 STARTED_S: Final = 5.0  # a new session, beside what its first rows take to compute
@@ -34,3 +34,8 @@ PROGRESS_S: Final = (
 
 LAG_S: Final = 0.25  # what the detector calls late
 DRAINED_S: Final = 20.0  # after the last session, until what served it is gone
+
+
+def health_age_s(members: int) -> float:
+    """How old what is known of somebody's health may be: the pause between two digests varies by a tenth."""
+    return 1.1 * pause_s(members) + GOSSIP_S

@@ -11,10 +11,10 @@ from protocols.liveness import ITEM_CODEC, Suspect
 from simulations.invariants.bounds import (
     FREED_S,
     GOSSIP_S,
-    HEALTH_AGE_S,
     PROGRESS_S,
     STARTED_S,
     TOGETHER_S,
+    health_age_s,
 )
 from simulations.invariants.invariant import Breach, always, settled
 from simulations.invariants.mesh import Mesh, Reading
@@ -77,17 +77,18 @@ def words_spread(mesh: Mesh) -> Iterator[Breach]:
 
 @settled(
     "L6",
-    f"Everybody knows how everybody of the core is, from no longer ago than {HEALTH_AGE_S:.1f} s: a period and a tenth, and gossip.",
+    f"Everybody knows how everybody of the core is, from no longer ago than a pause and a tenth, and gossip: {health_age_s(1):.1f} s in a small mesh.",
     every_s=2.0,
 )
 def health_is_fresh(mesh: Mesh) -> Iterator[Breach]:
+    age_max_s = health_age_s(len(mesh.cluster.nodes))
     for sight in mesh.core:
         for other in mesh.core:
             if other is sight or not _hears(other, sight):
                 continue
             heard_s = sight.health_heard_s(other.peer)
             age_s = mesh.now - heard_s if heard_s is not None else None
-            if age_s is None or age_s > HEALTH_AGE_S:
+            if age_s is None or age_s > age_max_s:
                 detail = f"{sight.name} knows {other.name} from {age_s} s ago"
                 yield Breach((sight.name, other.name), detail, within_s=TOGETHER_S)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, assert_never
 
 from mesh.gossip import events as g
-from mesh.picture.health import Vitals, digest_of
+from mesh.picture.health import Vitals, digest_of, pause_s
 from protocols import limits
 from protocols.gossip import GossipMessage, Have, Join, Push, Topic
 from protocols.health import HEALTH_CODEC, RangeHealth
@@ -77,11 +77,13 @@ class Gossiping:
             node.backlog.append((self._speak, (node, run)))
             return
         body = HEALTH_CODEC.encode(digest_of(_vitals(node), node.wall_ms))
-        node.publish(Topic.HEALTH, "", body, limits.HEALTH_TTL_S)
+        told_every_s = pause_s(self._world.speakers)
+        node.publish(Topic.HEALTH, "", body, limits.HEALTH_KEPT * told_every_s)
         self.say(node)
         jitter = (node.random.random() - 0.5) / 5
-        pause_ms = round(limits.HEALTH_S * 1000 * (1 + jitter))
-        self._agenda.at(self._agenda.now_ms + pause_ms, self._speak, node, run)
+        self._agenda.at(
+            self._agenda.now_ms + round(told_every_s * 1000 * (1 + jitter)), self._speak, node, run
+        )
 
     # Links -----------------------------------------------------------------------------------------------------------
 

@@ -65,6 +65,7 @@ class World:
         self.gossiping = Gossiping(self)
         self.watching = Watching(self)
         spoken = self._drawn_speakers(len(specs), speakers)
+        self.speakers = len(spoken)
         self.nodes = [
             WorldNode(number, peer_id(number), spec, seed, self.agenda, is_speaker=number in spoken)
             for number, spec in enumerate(specs)

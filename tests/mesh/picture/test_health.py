@@ -8,7 +8,16 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesh.picture.health import LEAST, UNKNOWN_SCORE, Vitals, digest_of, is_known, score
+from mesh.picture.health import (
+    LEAST,
+    UNKNOWN_SCORE,
+    Vitals,
+    digest_of,
+    is_due,
+    is_known,
+    pause_s,
+    score,
+)
 from mesh.picture.loop_lag import LoopLag
 from protocols import limits
 from protocols.errors import Malformed
@@ -104,9 +113,26 @@ def test_the_wire_form_of_a_digest_stays_what_it_is() -> None:
 
 
 def test_what_was_heard_three_intervals_ago_is_unknown() -> None:
-    assert is_known(100.0, 100.0 + 3 * limits.HEALTH_S)
-    assert not is_known(100.0, 100.1 + 3 * limits.HEALTH_S)
+    assert is_known(100.0, 100.0 + 3 * limits.HEALTH_S, members=2)
+    assert not is_known(100.0, 100.1 + 3 * limits.HEALTH_S, members=2)
     assert score(None) == UNKNOWN_SCORE
+
+
+@pytest.mark.parametrize("members", [50, 200, 1000])
+def test_nobody_hears_more_digests_a_second_than_in_a_mesh_of_fifty(members: int) -> None:
+    assert members / pause_s(members) == limits.HEALTH_MEMBERS / limits.HEALTH_S
+    assert is_known(0.0, 3 * pause_s(members), members)
+    assert pause_s(3) == limits.HEALTH_S
+
+
+def test_in_a_large_mesh_a_change_is_told_at_once_and_all_else_with_time() -> None:
+    told = digest_of(vitals(), made_ms=1)
+    busy = digest_of(vitals(load=1.0, queue=16), made_ms=2)
+    for silent_s, members, is_told in ((4.5, 50, True), (4.5, 200, False), (19.0, 200, True)):
+        assert is_due(told, told, silent_s, members) is is_told
+    assert is_due(None, told, 0.0, 200)
+    assert is_due(told, busy, 4.5, 200)
+    assert is_due(told, digest_of(vitals(ranges=1), made_ms=2), 4.5, 200)
 
 
 @pytest.mark.parametrize(

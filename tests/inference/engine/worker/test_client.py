@@ -28,7 +28,7 @@ from tests.contracts.worker_contract import SESSION, SHAPE, Rig, until_up
 from tests.inference.engine.torch_worker_contract import TorchWorkerContract
 from tests.inference.model.folders import HIDDEN, tiny_tensors, write_tiny_folder
 
-FAKE = str(Path(__file__).with_name("fake_worker.py"))
+FAKE = str(Path(__file__).parent.with_name("fake_worker.py"))
 MODEL = ModelDigest("cd" * 32)
 SHARD = ShardId(MODEL, LayerRange(1, 3))
 QUICK = ShardSpec(SHARD, b"{}", (), "f32", "exact")
