@@ -230,8 +230,9 @@ def _link(at_s: float, names: list[str], losable: list[str], dice: Chance) -> li
 
 
 def _clock(at_s: float, names: list[str], losable: list[str], dice: Chance) -> list[Fault]:
-    # Beyond `HEALTH_TTL_S`, so that words come that are long over or of days to come; seldom near `CLOCK_SKEW_S`.
-    by_s = round(dice.choice((-1, 1)) * _span(dice, (0.01, 2.0), (2.0, 100.0)), 3)
+    # Beyond `HEALTH_TTL_S`, so that words come that are long over or of days to come, and beyond `CLOCK_SKEW_S`, so that no
+    # certificate holds; seldom near either.
+    by_s = round(dice.choice((-1, 1)) * _span(dice, (0.01, 2.0), (2.0, 100.0), (700.0, 4000.0)), 3)
     return [f.ClockJump(at_s, dice.choice(names), by_s, dice.choice((0.0, -200.0, 200.0)))]
 
 
