@@ -63,7 +63,7 @@ class CertificateDoor:
                 f"this network has {limits.MEMBERS_MAX} members, and no room for more until one of them is revoked",
                 peer,
             )
-        if known is not None and self.is_valid(peer, known) and expires_s(known) > expires_s(chain):
+        if known is not None and expires_s(known) > expires_s(chain) and self.is_valid(peer, known):
             chain = known
         self._chains[peer] = chain
         return chain
