@@ -85,6 +85,11 @@ class CertificateDoor:
             return None
         return chain
 
+    def sponsor_of(self, peer: PeerId) -> PeerId | None:
+        """Who let a member in; None for the founder, and if it is not known."""
+        chain = self.chain_of(peer)
+        return chain[0].sponsor if chain is not None and len(chain) > 1 else None
+
     def check(self, peer: PeerId, chain: Chain) -> None:
         """Raises `Unauthenticated` with a sentence unless the chain makes a peer a member now."""
         verify_chain(chain, self._network_id, peer, self._clock.wall(), self._revocations.is_revoked)
