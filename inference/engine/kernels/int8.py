@@ -11,13 +11,13 @@ comes last, for the kernels have one scale for all rows.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import Final
 
 import torch
 from torch import Tensor
 
+from inference.engine.kernels.fbgemm import fbgemm_packing
 from inference.engine.kernels.quantised import Int8Weight
 from inference.model.blocks import Linear
 
@@ -111,15 +111,7 @@ _LEVELS: Final = torch.tensor(127.0)
 
 def _fbgemm_packed(items: Tensor, scales: Tensor) -> torch.ScriptObject:
     zeros = torch.zeros(len(items), dtype=torch.long)
-    before = torch.backends.quantized.engine
-    with warnings.catch_warnings():
-        # torch means to take quantised tensors away; where it has, the kernel is not there and is not chosen.
-        warnings.filterwarnings("ignore", category=DeprecationWarning)
-        warnings.filterwarnings("ignore", message=".*quantize.*", category=UserWarning)
-        torch.backends.quantized.engine = "fbgemm"
-        try:
-            quantised = torch._make_per_channel_quantized_tensor(items, scales.double(), zeros, 0)  # noqa: SLF001
-            packed: torch.ScriptObject = torch.ops.quantized.linear_prepack(quantised, None)
-        finally:
-            torch.backends.quantized.engine = before
+    with fbgemm_packing():
+        quantised = torch._make_per_channel_quantized_tensor(items, scales.double(), zeros, 0)  # noqa: SLF001
+        packed: torch.ScriptObject = torch.ops.quantized.linear_prepack(quantised, None)
     return packed
