@@ -118,7 +118,7 @@ class DecoderLayer:
         view = span.views[self._kind]
         keys, values = kv.read(span.end, view.first)  # [1, kv_heads, keys, head_dim]
         if rows == 1:  # as below, where nothing needs to change places
-            q = aligned(queries).view(1, kv_heads, -1, head_dim)
+            q = aligned(queries.view(1, kv_heads, -1, head_dim))
             return attention(q, keys, values, view.mask, self._scale, self._cap).view(1, -1)
         q = queries.reshape(rows, kv_heads, -1, head_dim).permute(
             1, 2, 0, 3
@@ -166,17 +166,17 @@ def attention(
     return torch.matmul(scores.softmax(-1).to(q.dtype), values)
 
 
+def soft_capped(logits: Tensor, cap: float) -> Tensor:
+    """cap * tanh(logits / cap), in float32."""
+    return (logits.float() / cap).tanh_().mul_(cap)
+
+
 def aligned(x: Tensor) -> Tensor:
     """The same numbers from the start of a cache line on, where torch's own memory begins.
 
     Some processors' kernels for attention round by how their rows lie, and in a frame a row lies elsewhere than alone.
     """
-    return x if x.data_ptr() % _CACHE_LINE_BYTES == 0 else x.clone()
-
-
-def soft_capped(logits: Tensor, cap: float) -> Tensor:
-    """cap * tanh(logits / cap), in float32."""
-    return (logits.float() / cap).tanh_().mul_(cap)
+    return x if x.data_ptr() % _CACHE_LINE_BYTES == 0 else x.clone(memory_format=torch.contiguous_format)
 
 
 def joined(parts: Sequence[Tensor]) -> Tensor:

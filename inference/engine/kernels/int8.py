@@ -11,13 +11,13 @@ comes last, for the kernels have one scale for all rows.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import Final
 
 import torch
 from torch import Tensor
 
+from inference.engine.kernels.fbgemm import fbgemm_packing
 from inference.engine.kernels.quantised import Int8Weight
 from inference.model.blocks import Linear
 
@@ -67,11 +67,15 @@ def halves(weight: Int8Weight) -> Linear:
     product = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32.default
 
     def multiply(x: Tensor) -> Tensor:
-        levels, most = _levels(x)
-        high = levels.floor_().mul(0.5).floor_()  # 0 .. 127, and 64 is zero
-        low = levels.sub_(high, alpha=2)
-        y: Tensor = product(torch.cat([high.sub_(64), low]), 1.0, 64, packed)
-        return y[: len(x)].mul_(2).add_(y[len(x) :]).to(torch.bfloat16).mul_(most)
+        both = torch.empty(2, *x.shape, dtype=torch.float32)
+        high, low = both.unbind()
+        most = _fill_levels(low, x)
+        torch.mul(low.floor_(), 0.5, out=high).floor_()  # 0 .. 127, and 64 is zero
+        low.sub_(high, alpha=2)
+        high.sub_(64)
+        y: Tensor = product(both.flatten(0, 1), 1.0, 64, packed)
+        above, below = y.view(2, len(x), -1).unbind()
+        return below.add_(above, alpha=2).to(torch.bfloat16).mul_(most)
 
     return multiply
 
@@ -100,26 +104,25 @@ def is_exact(make: Maker) -> bool:
 
 def _levels(x: Tensor) -> tuple[Tensor, Tensor]:
     """[rows, inputs] before they are cut to whole numbers, and the largest of each row, [rows, 1]."""
-    wide = x.float()  # mixed types would take ten times as long
-    most = wide.abs().amax(1, True).clamp_(min=_LEAST)
-    # Rounded by an offset and a cut: one call instead of two, and the same in every lane of a vector.
-    return wide.mul(_LEVELS / most).add_(128.5), most.to(x.dtype)
+    levels = torch.empty(x.shape, dtype=torch.float32)
+    return levels, _fill_levels(levels, x)
 
 
-_LEVELS: Final = torch.tensor(127.0)
+def _fill_levels(levels: Tensor, x: Tensor) -> Tensor:
+    """The largest of each row; as few calls as will do, for after megabytes of weights each finds its code gone from the caches."""
+    most = x.abs().amax(1, True).clamp_(min=_LEAST)
+    # Widened first: mixed types would take ten times as long. Rounded by an offset and a cut: one call instead of two, and the
+    # same in every lane of a vector.
+    levels.copy_(x).mul_(_LEVELS / most).add_(128.5)
+    return most
+
+
+_LEVELS: Final = torch.tensor([127.0])  # of one dimension, so that 16 bit divide it in 32
 
 
 def _fbgemm_packed(items: Tensor, scales: Tensor) -> torch.ScriptObject:
     zeros = torch.zeros(len(items), dtype=torch.long)
-    before = torch.backends.quantized.engine
-    with warnings.catch_warnings():
-        # torch means to take quantised tensors away; where it has, the kernel is not there and is not chosen.
-        warnings.filterwarnings("ignore", category=DeprecationWarning)
-        warnings.filterwarnings("ignore", message=".*quantize.*", category=UserWarning)
-        torch.backends.quantized.engine = "fbgemm"
-        try:
-            quantised = torch._make_per_channel_quantized_tensor(items, scales.double(), zeros, 0)  # noqa: SLF001
-            packed: torch.ScriptObject = torch.ops.quantized.linear_prepack(quantised, None)
-        finally:
-            torch.backends.quantized.engine = before
+    with fbgemm_packing():
+        quantised = torch._make_per_channel_quantized_tensor(items, scales.double(), zeros, 0)  # noqa: SLF001
+        packed: torch.ScriptObject = torch.ops.quantized.linear_prepack(quantised, None)
     return packed

@@ -2,6 +2,7 @@
 
     dtype      kernels, the ones tried first first
     bf16, f32  packed: oneDNN on a weight packed once; plain: torch's own, on the weight as it is
+    bf16       fp16: fbgemm, for processors without products in bf16 (inference/engine/kernels/fp16.py)
     int8       oneDNN and fbgemm on rows that are quantised one by one (inference/engine/kernels/int8.py), fbgemm on halves
                of them; widened
     int4       groups of 64 with 16-bit rows (inference/engine/kernels/int4.py); widened
@@ -22,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from inference.engine.kernels import int4, int8
+from inference.engine.kernels import fp16, int4, int8
 from inference.engine.kernels.quantised import (
     Int4Weight,
     Int8Weight,
@@ -44,6 +45,7 @@ Weight = Tensor | Quantised
 class Kernel(Enum):
     PACKED = "packed"
     PLAIN = "plain"
+    FP16 = "fp16-fbgemm"
     INT8_ONEDNN = "int8-onednn"
     INT8_FBGEMM = "int8-fbgemm"
     INT8_HALVES = "int8-halves"
@@ -53,11 +55,11 @@ class Kernel(Enum):
 
     @property
     def is_quantised(self) -> bool:
-        return self not in {Kernel.PACKED, Kernel.PLAIN}
+        return self not in {Kernel.PACKED, Kernel.PLAIN, Kernel.FP16}
 
 
 _KERNELS: Final = {
-    "bf16": (Kernel.PACKED, Kernel.PLAIN),
+    "bf16": (Kernel.PACKED, Kernel.PLAIN, Kernel.FP16),
     "f32": (Kernel.PACKED, Kernel.PLAIN),
     "int8": (Kernel.INT8_ONEDNN, Kernel.INT8_FBGEMM, Kernel.INT8_HALVES, Kernel.INT8_WIDENED),
     "int4": (Kernel.INT4_GROUPED, Kernel.INT4_WIDENED),
@@ -95,7 +97,7 @@ def make_linear(weight: Weight, kernel: Kernel) -> Linear:
         case Int4Weight():
             return _INT4[kernel](weight)
         case _:
-            return _packed(weight) if kernel is Kernel.PACKED else _plain(weight)
+            return _FLOAT[kernel](weight)
 
 
 def take(weight: Weight, outputs: Tensor) -> Weight:
@@ -116,6 +118,8 @@ def _is_usable(kernel: Kernel, dtype: torch.dtype) -> bool:
         return False
     if kernel is Kernel.PLAIN:
         return True
+    if kernel is Kernel.FP16:
+        return fp16.is_right()
     if kernel in _INT8:
         return int8.is_exact(_INT8[kernel])
     if kernel in _INT4:
@@ -143,3 +147,10 @@ def _packed(weight: Tensor) -> Linear:
         return y
 
     return multiply
+
+
+_FLOAT: Final[dict[Kernel, Callable[[Tensor], Linear]]] = {
+    Kernel.PACKED: _packed,
+    Kernel.PLAIN: _plain,
+    Kernel.FP16: fp16.fbgemm,
+}

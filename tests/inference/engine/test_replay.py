@@ -115,6 +115,28 @@ def test_replay_in_any_frames_over_any_shards_gives_the_bits_of_decoding(
             assert drawn == tokens[rows]
 
 
+@pytest.mark.parametrize("dtype", ["bf16", "f32", "int8"])
+@pytest.mark.parametrize("kv_heads", [1, 3])
+def test_a_row_has_its_bits_wherever_in_a_cache_line_it_begins(
+    tmp_path: Path, kv_heads: int, dtype: str
+) -> None:
+    checkpoint = save_checkpoint(
+        tmp_path,
+        "qwen2",
+        hidden_size=24,
+        intermediate_size=33,
+        num_hidden_layers=2,
+        num_attention_heads=3,
+        num_key_value_heads=kv_heads,
+        head_dim=6,
+    )
+    (engine,) = chain(checkpoint, [], dtype, 3, 40, DRAWS[0])
+    tokens = decoded([engine], [1, 2, 3], 40)
+    expected = all_rows([engine], 40)
+    replayed([engine], tokens[:40], [0])
+    assert_equal(all_rows([engine], 40), expected)
+
+
 @pytest.mark.parametrize("dtype", ["bf16", "f32", "int8", "int4"])
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gemma2", "qwen3_moe"])
 def test_replay_gives_the_bits_of_decoding_at_the_sizes_where_kernels_change_with_rows(

@@ -1,0 +1,143 @@
+"""Products of bf16 weights on processors that cannot multiply in bf16: kept in fp16, widened a few at a time, added in 32 bit.
+
+    y[r, o] = bf16(sum_i (x[r, i] / scale) * fp16(weight[o, i] * scale))     scale the power of two that brings the largest
+                                                                             weight of the tensor into 2^14 .. 2^15
+
+fp16 has more digits than bf16 and a smaller range: what is up to 2^29 times smaller than the largest weight stays as it is, and
+what is smaller still is off by 2^-40 of the largest at most.
+
+fbgemm adds one row, two rows, and three to six rows in three different orders, and makes more rows of those. Rows are padded to
+three or to whole sixes, so that there is one order only. It also keeps inputs in blocks of 512, filled up with zeros. So that a
+weight takes no more memory than in bf16, inputs that are no whole block come in groups of outputs beside each other:
+
+    a b c d      a c        x 0        outputs a and b in the first rows, c and d in the second ones:
+             ->  b d   and  0 x        a tail of half a block fills one with half of the outputs
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from inference.engine.kernels.fbgemm import fbgemm_packing
+from inference.model.blocks import Linear
+
+_BLOCK_INPUTS: Final = 512
+_TAIL_INPUTS: Final = 64  # a shorter one is not worth a call of its own
+_FILLED_SHARE: Final = 1 / 32  # of the inputs may be filled up with zeros, where that saves a call
+_FEW_ROWS: Final = 3
+_WHOLE_ROWS: Final = 6
+_PIECE_ITEMS: Final = (
+    1 << 23
+)  # widened to 32 bit at a time while they are packed: a head is too large to have in it whole
+_LARGEST_EXPONENT: Final = 15
+_SCALE_EXPONENT_MAX: Final = 64  # rows are divided by it, and must not become too small for 32 bit
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Some inputs of a product, `groups` of its outputs beside each other."""
+
+    inputs: slice
+    groups: int
+    packed: torch.ScriptObject
+
+    def multiply(self, x: Tensor, outputs: int) -> Tensor:
+        """x [rows, all inputs] -> [rows, outputs]"""
+        product = torch.ops.quantized.linear_dynamic_fp16.default
+        x = x[:, self.inputs]
+        if self.groups == 1:
+            y: Tensor = product(x, self.packed)
+            return y
+        rows, width = len(x), _BLOCK_INPUTS // self.groups
+        beside = x.new_zeros(rows, self.groups, self.groups, width)
+        beside.diagonal(0, 1, 2)[:, : x.shape[1]] = x[:, :, None]
+        y = product(beside.view(rows * self.groups, _BLOCK_INPUTS), self.packed)
+        return y.view(rows, -1)[:, :outputs]
+
+
+def fbgemm(weight: Tensor) -> Linear:
+    """Quick at all row counts where memory is what a lone row waits for."""
+    outputs, inputs = weight.shape
+    scale = _scale(weight)
+    step = max(1, _PIECE_ITEMS // inputs)
+    pieces = [
+        (min(step, outputs - start), tuple(_parts(weight[start : start + step], scale)))
+        for start in range(0, outputs, step)
+    ]
+
+    def multiply(x: Tensor) -> Tensor:
+        rows = len(x)
+        wide = torch.zeros(_padded(rows), inputs, dtype=torch.float32)
+        wide[:rows].copy_(x).div_(scale)
+        found = [_sum(wide, count, parts)[:rows] for count, parts in pieces]
+        return (found[0] if len(found) == 1 else torch.cat(found, 1)).to(x.dtype)
+
+    return multiply
+
+
+def is_right() -> bool:
+    """Whether the kernel is there, and takes weights of very different sizes for what they are."""
+    spread = torch.logspace(-24, 0, 640, base=2.0)
+    weight = (torch.linspace(-1, 1, 48)[:, None] * spread * 2.0**-40).to(torch.bfloat16)
+    x = (spread.flip(0) * torch.tensor([[1.0], [-3.0]])).to(torch.bfloat16)
+    expected = x.double() @ weight.double().T
+    try:
+        found = fbgemm(weight)(x)
+    except (AttributeError, RuntimeError):
+        return False
+    return bool((found.double() - expected).norm() < 0.005 * expected.norm())
+
+
+def _sum(x: Tensor, outputs: int, parts: tuple[_Part, ...]) -> Tensor:
+    total = parts[0].multiply(x, outputs)
+    for part in parts[1:]:
+        total = total + part.multiply(x, outputs)
+    return total
+
+
+def _scale(weight: Tensor) -> float:
+    _, exponent = math.frexp(float(weight.abs().amax()))
+    return 2.0 ** min(_LARGEST_EXPONENT - exponent, _SCALE_EXPONENT_MAX)
+
+
+def _padded(rows: int) -> int:
+    return _FEW_ROWS if rows <= _FEW_ROWS else -(-rows // _WHOLE_ROWS) * _WHOLE_ROWS
+
+
+def _parts(weight: Tensor, scale: float) -> Iterator[_Part]:
+    """All inputs of [outputs, inputs]."""
+    wide = weight.float().mul_(scale)
+    for inputs, groups in _cut(weight.shape[1]):
+        yield _Part(inputs, groups, _packed(wide[:, inputs], groups))
+
+
+def _cut(inputs: int) -> Iterator[tuple[slice, int]]:
+    """Inputs in whole blocks, then in halves, quarters and so on of one, each with the groups that fill it."""
+    at = inputs // _BLOCK_INPUTS * _BLOCK_INPUTS
+    if at:
+        yield slice(0, at), 1
+    while at < inputs:
+        left = inputs - at
+        width = max(_TAIL_INPUTS, 1 << (left - 1).bit_length())
+        if width > _TAIL_INPUTS and width - left > _FILLED_SHARE * inputs:
+            width //= 2
+        yield slice(at, min(at + width, inputs)), _BLOCK_INPUTS // width
+        at += width
+
+
+def _packed(wide: Tensor, groups: int) -> torch.ScriptObject:
+    if groups > 1:
+        outputs, width = len(wide), _BLOCK_INPUTS // groups
+        each = -(-outputs // groups)
+        wide = functional.pad(wide, (0, width - wide.shape[1], 0, groups * each - outputs))
+        wide = wide.view(groups, each, width).transpose(0, 1).reshape(each, _BLOCK_INPUTS)
+    with fbgemm_packing():
+        packed: torch.ScriptObject = torch.ops.quantized.linear_prepack_fp16(wide.contiguous(), None)
+    return packed
