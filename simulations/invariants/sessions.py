@@ -20,6 +20,13 @@ def epochs_of_stages_rise(mesh: Mesh) -> Iterator[Breach]:
             yield Breach((sight.name,), f"stage {_named(key)} was in epoch {before}, now {stage.epoch}")
 
 
+@always("S3", "A stage computes rows of its present epoch, and of no other.")
+def steps_are_of_their_epoch(mesh: Mesh) -> Iterator[Breach]:
+    for sight in mesh.sights.values():
+        for number, detail in enumerate(sight.steps_out_of_epoch):
+            yield Breach((sight.name,), detail, number)
+
+
 @always("S3", "The epoch of a session only rises, and no stage is ahead of it.")
 def no_stage_is_ahead_of_its_session(mesh: Mesh) -> Iterator[Breach]:
     for id_, (sight, session) in mesh.entered.items():

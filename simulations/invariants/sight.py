@@ -31,6 +31,7 @@ from protocols.ids import ModelDigest, PeerId, SessionId
 from protocols.placement import Claim, ModelNote
 from protocols.session import OpenStage
 from protocols.streams import Plane
+from protocols.tensor import Header
 from simulations.machine.arithmetic import ArithmeticEngine
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ class Sight:
         self.peer = node.peer
         self.run = node.starts
         self.disk_was_full = False
+        self.steps_out_of_epoch: list[str] = []
+        node.worker.witness = self._watch_step
 
     # Liveness --------------------------------------------------------------------------------------------------------
 
@@ -280,6 +283,16 @@ class Sight:
             machine = getattr(getattr(deliver, "__self__", None), "_machine", None)
             if isinstance(machine, Stage):
                 yield key, machine
+
+    def _watch_step(self, header: Header) -> None:
+        """A step begins: of which epoch, and in which its stage is. No look comes often enough to see that."""
+        key = (header.session, header.stage)
+        machine = getattr(getattr(self._deliverers.get(key), "__self__", None), "_machine", None)
+        if isinstance(machine, Stage) and machine.epoch != header.epoch:
+            self.steps_out_of_epoch.append(
+                f"stage {header.stage} of session {header.session[:8]} is in epoch {machine.epoch}, and computed rows "
+                f"from {header.position} on of epoch {header.epoch}"
+            )
 
     @property
     def opened_streams(self) -> int:

@@ -42,7 +42,7 @@ from protocols.errors import LocalFault, Overloaded, Unavailable, WorkerDied
 from protocols.ids import SessionId
 from protocols.placement import LayerShape
 from protocols.seams import CacheKey, CacheSpec, ShardId, ShardLoaded, ShardSpec, StepResult, WorkerMemory
-from protocols.tensor import Frame
+from protocols.tensor import Frame, Header
 from simulations.machine.arithmetic import LAYER_BYTES, ArithmeticEngines
 from simulations.machine.processor import Job, Processor
 
@@ -138,8 +138,13 @@ class _Stepping:
         return StepResult(out, stepped.token, step_ms, stepped.step_rows)
 
 
+def _unwatched(_: Header) -> None:
+    """What is computed without an observer."""
+
+
 class VirtualWorker:
-    """Implements `protocols.seams.ShardWorker`. Computes one request at a time, in the order they came.
+    """Implements `protocols.seams.ShardWorker`. Computes one request at a time, in the order they came; `witness` hears of each
+    step before it begins.
 
     A step takes `layer_ms` per layer plus `row_ms` per layer and row; a load `load_s`; a restart after `crash` takes
     `restart_s`, during which every call raises `WorkerDied`.
@@ -158,6 +163,7 @@ class VirtualWorker:
     ) -> None:
         self._layer_ms, self._row_ms, self._load_s, self._restart_s = layer_ms, row_ms, load_s, restart_s
         self._engines = engines or partial(ArithmeticEngines, numerics_class=numerics_class)
+        self.witness: Callable[[Header], None] = _unwatched
         self._up_at = 0.0
         self._processor = Processor()
         self._process = self._start(memory_bytes)
@@ -261,6 +267,7 @@ class VirtualWorker:
     def start_step(
         self, shard: ShardId, frame: Frame, on_end: Callable[[], None] = lambda: None
     ) -> _Stepping:
+        self.witness(frame.header)
         cost_s = shard.range.layers * (self._layer_ms + self._row_ms * frame.header.rows) / 1000
         job = self._post(Step(shard, frame.header, frame.tokens), cost_s, frame.body)
         self._processor.tell_end(job, on_end)

@@ -74,6 +74,7 @@ BREAKAGES: dict[str, b.Breakage] = {
     "failures_have_a_cause": _status("failed"),
     "nobody_is_forgotten": b.task_left,
     "epochs_of_stages_rise": lambda mesh: b.having(b.stage(mesh), "epoch", -1),
+    "steps_are_of_their_epoch": lambda mesh: b.having(b.sight(mesh), "steps_out_of_epoch", ["one"]),
     "no_stage_is_ahead_of_its_session": lambda mesh: b.having(b.stage(mesh), "epoch", 9),
     "stages_have_one_owner": b.two_owners,
     "rows_come_from_upstream": lambda mesh: b.having(b.stage(mesh), "rows", 5000),
