@@ -20,22 +20,26 @@ from itertools import islice
 from typing import Final
 
 from inference.engine.batching.cost_curve import BatchRows
+from inference.engine.memory.prefixes import Block, Chain, Prefixes, left_blocks, taken_blocks_max
 from inference.engine.worker.server import CacheKey, StepOutput
+from protocols import limits
 from protocols.errors import Malformed, Overloaded, UserError, WeftError
 from protocols.logprobs import Logprobs, encode_logprobs
 from protocols.placement import LayerRange, LayerShape
 from protocols.seams import CacheSpec, ShardLoaded, ShardSpec
 from protocols.session import Sampling
-from protocols.tensor import DType, Frame, Kind
+from protocols.tensor import DType, Frame, Header, Kind
 
 WIDTH: Final = 8
 VOCABULARY: Final = 4096
 LAYER_BYTES: Final = 1 << 20
 KV_ROW_BYTES: Final = 64  # per layer
+PREFIX_BLOCKS: Final = 24  # of one layer that are kept of sessions: few, so that they are let go of as well
 _FLOATS: Final = struct.Struct(f"<{WIDTH}f")
 _GREEDY: Final = Sampling()
 
 Row = bytes  # WIDTH numbers below 256
+Chains = list[list[bytes]]
 
 
 @dataclass(slots=True)
@@ -43,7 +47,8 @@ class _Cache:
     """`chains[layer]` holds one digest per row."""
 
     spec: CacheSpec
-    chains: list[list[bytes]]
+    chains: Chains
+    prefix: Chain
 
 
 class ArithmeticEngine:
@@ -52,9 +57,16 @@ class ArithmeticEngine:
     batch_rows = BatchRows(1, 1)  # the worker models a step for each frame
 
     def __init__(
-        self, layers: LayerRange, *, is_last: bool, loaded: ShardLoaded, room: Callable[[], int]
+        self,
+        layers: LayerRange,
+        *,
+        is_last: bool,
+        loaded: ShardLoaded,
+        room: Callable[[], int],
+        prefixes: Prefixes[Chains],
     ) -> None:
         self._range = layers
+        self._prefixes = prefixes
         self._is_last = is_last
         self._loaded = loaded
         self._room = room
@@ -68,14 +80,23 @@ class ArithmeticEngine:
         kv_bytes = spec.rows_max * self._range.layers * KV_ROW_BYTES
         if kv_bytes > self._room():
             raise Overloaded(f"{kv_bytes} bytes of KV do not fit into {self._room()}")
-        self._caches[key] = _Cache(spec, [[] for _ in range(self._range.layers)])
+        cache = _Cache(spec, [[] for _ in range(self._range.layers)], Chain(self, spec.peer, spec.prefix))
+        for block in self._prefixes.find(cache.prefix, taken_blocks_max(spec)):
+            for chain, rows in zip(cache.chains, block.rows, strict=True):
+                chain += rows
+        self._prefixes.shrink(self._room() - kv_bytes)
+        self._caches[key] = cache
         return kv_bytes
+
+    def rows(self, key: CacheKey) -> int:
+        return len(self._caches[key].chains[0])
 
     def close_cache(self, key: CacheKey) -> None:
         self._caches.pop(key, None)
 
     def close(self) -> None:
         self._caches.clear()
+        self._prefixes.forget(self)
 
     def step_together(
         self, work: Sequence[tuple[CacheKey, Frame]], on_layer: Callable[[], None]
@@ -95,12 +116,23 @@ class ArithmeticEngine:
             del chain[header.position :]
             rows = _layer(layer, chain, rows)
             on_layer()
+        self._keep_prefix(cache, header)
         if not self._is_last:
             return b"".join(_pack(row, header.dtype) for row in rows), None
         if not header.sample:
             return b"", None
         sampling = cache.spec.sampling or _GREEDY
         return logprobs(rows[-1], sampling), draw(rows[-1], sampling, header.position + header.rows)
+
+    def _keep_prefix(self, cache: _Cache, header: Header) -> None:
+        chunk = limits.PREFILL_CHUNK_ROWS
+        size_bytes, bytes_max = (
+            blocks * chunk * KV_ROW_BYTES for blocks in (self._range.layers, PREFIX_BLOCKS)
+        )
+        for index in left_blocks(cache.spec, header):
+            if self._prefixes.makes_room(cache.prefix, index, size_bytes, min(bytes_max, self._room())):
+                rows = [chain[index * chunk : (index + 1) * chunk] for chain in cache.chains]
+                self._prefixes.keep(cache.prefix, index, Block(rows, (), size_bytes))
 
     def _accept(self, cache: _Cache, frame: Frame) -> list[Row]:
         """The rows of a frame that follows on from the cache; raises `Malformed` for any other."""
@@ -124,6 +156,14 @@ class ArithmeticEngines:
     def __init__(self, room: Callable[[], int], numerics_class: str = "virtual") -> None:
         self._room = room
         self._numerics_class = numerics_class
+        self.prefixes: Prefixes[Chains] = Prefixes()
+
+    @property
+    def prefix_bytes(self) -> int:
+        return self.prefixes.size_bytes
+
+    def drop_prefixes(self) -> None:
+        self.prefixes.clear()
 
     def load(self, spec: ShardSpec, on_progress: Callable[[int, int], None]) -> ArithmeticEngine:
         layers = spec.shard.range
@@ -131,7 +171,13 @@ class ArithmeticEngines:
         total_bytes = layers.layers * LAYER_BYTES
         on_progress(total_bytes, total_bytes)
         loaded = ShardLoaded(total_bytes, self._numerics_class, is_exact=True)
-        return ArithmeticEngine(layers, is_last=layers.end == model_layers, loaded=loaded, room=self._room)
+        return ArithmeticEngine(
+            layers,
+            is_last=layers.end == model_layers,
+            loaded=loaded,
+            room=self._room,
+            prefixes=self.prefixes,
+        )
 
     def measure_layer(self, shape: LayerShape) -> float:
         """Nothing: arithmetic takes no time but what the worker models."""
