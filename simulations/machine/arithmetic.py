@@ -34,7 +34,7 @@ WIDTH: Final = 8
 VOCABULARY: Final = 4096
 LAYER_BYTES: Final = 1 << 20
 KV_ROW_BYTES: Final = 64  # per layer
-PREFIX_BLOCKS: Final = 24  # of one layer that are kept of sessions: few, so that they are let go of as well
+PREFIX_BLOCKS: Final = 60  # of one layer that are kept of sessions: few, so that they are let go of as well
 _FLOATS: Final = struct.Struct(f"<{WIDTH}f")
 _GREEDY: Final = Sampling()
 
