@@ -31,7 +31,7 @@ class WorkerBooks:
         self.budget_bytes = budget_bytes
         self._shards: dict[ShardId, int] = {}
         self._caches: dict[CacheKey, HeldCache] = {}
-        self._prefix_bytes = 0
+        self.prefix_bytes = 0  # kept for later sessions, and free for whoever wants it
 
     # What there is ---------------------------------------------------------------------------------------------------
 
@@ -47,7 +47,7 @@ class WorkerBooks:
 
     def memory(self) -> WorkerMemory:
         uses = (CacheUse(*key, cache.reserved_bytes, cache.used_bytes) for key, cache in self._caches.items())
-        return WorkerMemory(self.budget_bytes, dict(self._shards), tuple(uses), self._prefix_bytes)
+        return WorkerMemory(self.budget_bytes, dict(self._shards), tuple(uses), self.prefix_bytes)
 
     # What happens ----------------------------------------------------------------------------------------------------
 
@@ -61,8 +61,7 @@ class WorkerBooks:
         self._caches[key] = HeldCache(reserved_bytes, rows_max, rows)
 
     def kept(self, prefix_bytes: int) -> None:
-        """So much is kept for later sessions; it is free for whoever wants it."""
-        self._prefix_bytes = prefix_bytes
+        self.prefix_bytes = prefix_bytes
 
     def wrote(self, key: CacheKey, rows: int) -> None:
         """It holds so many rows now; nothing happens to one that is closed."""
@@ -81,4 +80,4 @@ class WorkerBooks:
         """The process has ended."""
         self._shards.clear()
         self._caches.clear()
-        self._prefix_bytes = 0
+        self.prefix_bytes = 0

@@ -130,7 +130,7 @@ class WorkerClient:
 
     def free_bytes(self) -> int:
         books = self._books
-        return min(books.free_bytes, max(0, self._room_bytes() - books.promised_bytes))
+        return min(books.free_bytes, max(0, self._room_bytes() + books.prefix_bytes - books.promised_bytes))
 
     def memory(self) -> WorkerMemory:
         return self._books.memory()
