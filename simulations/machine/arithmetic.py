@@ -24,6 +24,7 @@ from inference.engine.memory.prefixes import Block, Chain, Prefixes, left_blocks
 from inference.engine.worker.server import CacheKey, StepOutput
 from protocols import limits
 from protocols.errors import Malformed, Overloaded, UserError, WeftError
+from protocols.ids import PeerId
 from protocols.logprobs import Logprobs, encode_logprobs
 from protocols.placement import LayerRange, LayerShape
 from protocols.seams import CacheSpec, ShardLoaded, ShardSpec
@@ -34,7 +35,8 @@ WIDTH: Final = 8
 VOCABULARY: Final = 4096
 LAYER_BYTES: Final = 1 << 20
 KV_ROW_BYTES: Final = 64  # per layer
-PREFIX_BLOCKS: Final = 60  # of one layer that are kept of sessions: few, so that they are let go of as well
+PREFIX_BYTES_MAX: Final = 60 * limits.PREFILL_CHUNK_ROWS * KV_ROW_BYTES
+"""Kept of prompts: 60 blocks of one layer, so few that they are let go of as well."""
 _FLOATS: Final = struct.Struct(f"<{WIDTH}f")
 _GREEDY: Final = Sampling()
 
@@ -42,13 +44,22 @@ Row = bytes  # WIDTH numbers below 256
 Chains = list[list[bytes]]
 
 
+@dataclass(frozen=True, slots=True)
+class KeptRows:
+    """Rows of one block in every layer, and which peer's session computed them."""
+
+    maker: PeerId
+    chains: Chains
+
+
 @dataclass(slots=True)
 class _Cache:
-    """`chains[layer]` holds one digest per row."""
+    """`chains[layer]` holds one digest per row. `makers` are the peers whose sessions computed what it took over."""
 
     spec: CacheSpec
     chains: Chains
     prefix: Chain
+    makers: frozenset[PeerId]
 
 
 class ArithmeticEngine:
@@ -63,7 +74,7 @@ class ArithmeticEngine:
         is_last: bool,
         loaded: ShardLoaded,
         room: Callable[[], int],
-        prefixes: Prefixes[Chains],
+        prefixes: Prefixes[KeptRows],
     ) -> None:
         self._range = layers
         self._prefixes = prefixes
@@ -80,10 +91,10 @@ class ArithmeticEngine:
         kv_bytes = spec.rows_max * self._range.layers * KV_ROW_BYTES
         if kv_bytes > self._room():
             raise Overloaded(f"{kv_bytes} bytes of KV do not fit into {self._room()}")
-        cache = _Cache(spec, [[] for _ in range(self._range.layers)], Chain(self, spec.peer, spec.prefix))
-        for block in self._prefixes.find(cache.prefix, taken_blocks_max(spec)):
-            for chain, rows in zip(cache.chains, block.rows, strict=True):
-                chain += rows
+        prefix = Chain(self, spec.peer, spec.prefix)
+        taken = [block.rows for block in self._prefixes.find(prefix, taken_blocks_max(spec))]
+        chains = [[row for kept in taken for row in kept.chains[at]] for at in range(self._range.layers)]
+        cache = _Cache(spec, chains, prefix, frozenset(kept.maker for kept in taken))
         self._prefixes.shrink(self._room() - kv_bytes)
         self._caches[key] = cache
         return kv_bytes
@@ -126,13 +137,13 @@ class ArithmeticEngine:
 
     def _keep_prefix(self, cache: _Cache, header: Header) -> None:
         chunk = limits.PREFILL_CHUNK_ROWS
-        size_bytes, bytes_max = (
-            blocks * chunk * KV_ROW_BYTES for blocks in (self._range.layers, PREFIX_BLOCKS)
-        )
+        size_bytes = self._range.layers * chunk * KV_ROW_BYTES
         for index in left_blocks(cache.spec, header):
-            if self._prefixes.makes_room(cache.prefix, index, size_bytes, min(bytes_max, self._room())):
+            bytes_max = min(PREFIX_BYTES_MAX, self._room())
+            if self._prefixes.makes_room(cache.prefix, index, size_bytes, bytes_max):
                 rows = [chain[index * chunk : (index + 1) * chunk] for chain in cache.chains]
-                self._prefixes.keep(cache.prefix, index, Block(rows, (), size_bytes))
+                block = Block(KeptRows(cache.spec.peer, rows), (), size_bytes)
+                self._prefixes.keep(cache.prefix, index, block)
 
     def _accept(self, cache: _Cache, frame: Frame) -> list[Row]:
         """The rows of a frame that follows on from the cache; raises `Malformed` for any other."""
@@ -156,7 +167,7 @@ class ArithmeticEngines:
     def __init__(self, room: Callable[[], int], numerics_class: str = "virtual") -> None:
         self._room = room
         self._numerics_class = numerics_class
-        self.prefixes: Prefixes[Chains] = Prefixes()
+        self.prefixes: Prefixes[KeptRows] = Prefixes()
 
     @property
     def prefix_bytes(self) -> int:
