@@ -44,6 +44,7 @@ WORDS: Final = (
 HOP_S: Final = 0.002  # between two stages, where nothing else is said of the links
 ENTRY_S: Final = 0.5  # before the first request
 PROMPT_CHARS_MAX: Final = 2000  # of a chat that goes on and on
+MOVED_SHARE: Final = 0.2  # of the turns, which enter elsewhere
 
 
 def draw(scenario: Scenario, seed: int, nodes: int | None = None, minutes: float | None = None) -> Script:
@@ -142,7 +143,7 @@ def _requests(scenario: Scenario, nodes: tuple[NodeSpec, ...], seed: int) -> tup
         while at_s < until_s:
             request = _request(work, round(at_s, 3), entries, dice)
             if before is not None and turns.random() < work.repeated_share:
-                request = _continued(before, request)
+                request = _continued(before, request, turns)
             before = request
             asked.append(request)
             at_s += request.tokens * token_s + drawn(work.pause_s, dice)
@@ -169,11 +170,12 @@ def _request(work: Workload, at_s: float, entries: tuple[str, ...], dice: Chance
     )
 
 
-def _continued(before: Request, request: Request) -> Request:
+def _continued(before: Request, request: Request, dice: Chance) -> Request:
     """The next turn of a chat, or the same once more where it would grow too long."""
     longer = f"{before.prompt} {request.prompt}"
     prompt = longer if len(longer) <= PROMPT_CHARS_MAX else before.prompt
-    return replace(request, entry=before.entry, prompt=prompt)
+    is_moved = dice.random() < MOVED_SHARE
+    return replace(request, entry=request.entry if is_moved else before.entry, prompt=prompt)
 
 
 def _prompt(length: int, dice: Chance) -> str:
