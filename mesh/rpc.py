@@ -186,7 +186,7 @@ class Channel(Generic[MessageT]):
             await self.greet()
         body = await self.reader.read_frame(self._kind.limit_bytes)
         try:  # what `blaming` does, where it would cost more than the decoding
-            return self._codec.decode(bytes(body))
+            return self._codec.decode(body)
         except RemoteFault as fault:
             fault.peer = fault.peer or self.peer
             raise

@@ -90,7 +90,7 @@ class Daemon:
             digest=self._digest,
             sponsor_of=self.members.sponsor_of,
             is_member=self.members.is_member,
-            members=lambda: self.members.count,
+            members=self.members.count,
         )
         self.placement = Placement(
             seams.network,

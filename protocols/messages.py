@@ -30,7 +30,7 @@ class Codec(Generic[MessageT]):
     def encode(self, message: MessageT) -> bytes:
         return msgspec.msgpack.encode(message)
 
-    def decode(self, body: bytes) -> MessageT:
+    def decode(self, body: bytes | bytearray) -> MessageT:
         """One message; raises `Malformed` for anything else."""
         try:
             message = self._decoder.decode(body)
@@ -41,7 +41,7 @@ class Codec(Generic[MessageT]):
         return message
 
 
-def _may_be_infinite(body: bytes) -> bool:
+def _may_be_infinite(body: bytes | bytearray) -> bool:
     """False only if no number in it is infinite or NaN. A long body has more bytes than fields."""
     return len(body) > SEARCHED_BYTES_MAX or _NOT_FINITE.search(body) is not None
 

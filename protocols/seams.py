@@ -211,8 +211,7 @@ class Disk(Protocol):
 # The torch worker ----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class ShardId:
+class ShardId(Struct, frozen=True, array_like=True, cache_hash=True):
     """A range of a model in the worker of one node; `version` tells successive loads apart."""
 
     model: ModelDigest

@@ -25,9 +25,10 @@ class Priority(IntEnum):
     BULK = 2  # weights
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class StreamKind:
-    """One protocol. `limit_bytes` bounds its control frames; `for_strangers` opens it to peers that are not members."""
+    """One protocol, of which there is one object. `limit_bytes` bounds its control frames; `for_strangers` opens it to peers
+    that are not members."""
 
     name: str
     plane: Plane

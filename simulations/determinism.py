@@ -17,10 +17,11 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
 from heapq import heappop, heappush
-from typing import Any, Final, TypeVar, TypeVarTuple, Unpack, cast
+from typing import Any, Final, Self, TypeVar, TypeVarTuple, Unpack, cast
 
 import trio
 from trio._core import _run as scheduler
+from trio._core._instrumentation import Instruments
 from trio.testing import MockClock
 
 from protocols.errors import LocalFault
@@ -28,6 +29,7 @@ from simulations.chance import chance
 
 TICKS_PER_S: Final = 1000
 ASKED_EVERY: Final = 64  # passes of the scheduler; a system call costs as much as a task's turn
+NEVER: Final = 1 << 62
 NOISE: Final = 1e-3
 """Of a tick. Sums of floats miss the millisecond they mean by far less; no time that means something lies so near one."""
 
@@ -49,7 +51,14 @@ def run_deterministically(
     return _run(partial(async_fn, *args), seed, clock or TickingClock())
 
 
-class TickingClock(trio.abc.Clock):
+class _Jumping(trio.abc.Clock):
+    """Stands between, because of a class that is registered itself Python asks the registry every time."""
+
+
+MockClock.register(_Jumping)  # type: ignore[type-abstract]  # trio lets nothing else jump
+
+
+class TickingClock(_Jumping):
     """Virtual time that jumps to the next deadline whenever every task waits: a `MockClock` in whole milliseconds.
 
     `look` is called in every `ASKED_EVERY`th pass of the scheduler, outside all tasks; an instrument in each costs far more.
@@ -58,19 +67,17 @@ class TickingClock(trio.abc.Clock):
     def __init__(self, look: Callable[[], None] = lambda: None) -> None:
         self._look = look
         self._kernel: _SeldomAsked | None = None
+        self._deadlines = scheduler.Deadlines()
         self._tick = 0
         self._now_s = 0.0
         self._instants: list[int] = []
         self._booked: dict[int, list[Callable[[int], None]]] = {}
 
-    @property  # type: ignore[misc]
-    def __class__(self) -> type:
-        """trio lets nothing jump but its own final class."""
-        return MockClock
-
     def start_clock(self) -> None:
         runner = scheduler.GLOBAL_RUN_CONTEXT.runner
         runner.clock_autojump_threshold = 0
+        runner.instruments = cast("Any", _PlainInstruments(runner.instruments))
+        self._deadlines = runner.deadlines
         self._kernel = _SeldomAsked(runner.io_manager, self._look)
         runner.io_manager = cast("Any", self._kernel)
 
@@ -124,33 +131,44 @@ class TickingClock(trio.abc.Clock):
 
     def _autojump(self) -> None:
         """trio calls this when nothing can run. What is due is woken here, which saves another pass of the scheduler."""
-        deadlines = scheduler.GLOBAL_RUN_CONTEXT.runner.deadlines
-        instants = self._instants
-        while instants and instants[0] not in self._booked:  # all who slept until then have left
+        instants, booked = self._instants, self._booked
+        while instants and instants[0] not in booked:  # all who slept until then have left
             heappop(instants)
-        due_s = deadlines.next_deadline()
-        if due_s == math.inf:
-            if not instants:
-                return
-            tick = instants[0]
+        due_s = self._deadlines.next_deadline()
+        due = tick_of(due_s) if due_s < math.inf else NEVER
+        tick = min(due, instants[0]) if instants else due
+        if tick == NEVER:
+            return
+        if tick > self._tick:
+            self._tick = tick
+            self._now_s = max(self._now_s, tick / TICKS_PER_S)
         else:
-            tick = tick_of(due_s)
-            if instants and instants[0] < tick:
-                tick = instants[0]
-        self._tick = max(self._tick, tick)
-        self._now_s = max(self._now_s, self._tick / TICKS_PER_S)
-        while due_s != math.inf and tick_of(due_s) <= self._tick:
+            tick = self._tick
+        while due <= tick:
             self._now_s = max(self._now_s, due_s)  # whoever waited for a time finds that it has come
-            deadlines.expire(self._now_s)
-            due_s = deadlines.next_deadline()
-        while instants and instants[0] <= self._tick:
-            for action in self._booked.pop(heappop(instants), ()):
-                action(self._tick)
+            self._deadlines.expire(self._now_s)
+            due_s = self._deadlines.next_deadline()
+            due = tick_of(due_s) if due_s < math.inf else NEVER
+        while instants and instants[0] <= tick:
+            for action in booked.pop(heappop(instants), ()):
+                action(tick)
 
 
 def tick_of(due_s: float) -> int:
     """The millisecond in which a deadline is due: one rule for whoever goes there and whoever wakes what is there."""
     return math.ceil(due_s * TICKS_PER_S - NOISE)
+
+
+class _PlainInstruments(dict[str, dict[trio.abc.Instrument, None]]):
+    """trio's own, which it asks up to eight times for every step of a task: as a dictionary, and not as a class around one."""
+
+    add_instrument = Instruments.add_instrument
+    remove_instrument = Instruments.remove_instrument
+    call = Instruments.call
+
+    @property
+    def data(self) -> Self:
+        return self
 
 
 class _SeldomAsked:

@@ -301,11 +301,12 @@ def _class_of(frame: Frame) -> StreamKind:
 
 async def _receive_frame(channel: Channel[Credit]) -> Frame:
     reader = channel.reader
-    preamble = decode_preamble(bytes(await reader.read_exactly(HEADER_BYTES)))
-    if reader.has(preamble.rest_bytes):
-        return decode_rest(preamble, reader.take(preamble.rest_bytes))
-    with deadline(_patience_s(preamble.rest_bytes), f"{channel.peer} stopped in a frame"):
-        return decode_rest(preamble, await reader.read_exactly(preamble.rest_bytes))
+    preamble = decode_preamble(await reader.read_exactly(HEADER_BYTES))
+    rest_bytes = preamble.rest_bytes
+    if reader.has(rest_bytes):
+        return decode_rest(preamble, reader.take(rest_bytes))
+    with deadline(_patience_s(rest_bytes), f"{channel.peer} stopped in a frame"):
+        return decode_rest(preamble, await reader.read_exactly(rest_bytes))
 
 
 def _patience_s(size_bytes: int) -> float:

@@ -7,6 +7,7 @@ that, so a slow stage behind slows the one in front and nothing piles up. A rero
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -200,10 +201,8 @@ class _StageTask:
         self._worker = worker
         self._work_done = work
         self._machine = Stage(opened, held.width, held.dtype, held.is_exact, rows)
-        self._inbox_in, self._inbox = trio.open_memory_channel[_Taken | tuple[Frame, GiveBack] | Reroute](
-            FRAMES_WAITING_MAX + REROUTES_WAITING_MAX
-        )
-        self._waiting = 0  # in the inbox
+        self._inbox: deque[_Taken | tuple[Frame, GiveBack] | Reroute] = deque()  # bounded by what is taken in
+        self._has_mail = trio.Event()
         self._is_idle = False
         self._started: _Taken | None = None  # with the worker, and not in the inbox yet
         self._sending: trio.CancelScope | None = None
@@ -234,7 +233,7 @@ class _StageTask:
 
     def _deliver(self, frame: Frame, give_back: GiveBack) -> None:
         self._check(frame)
-        if self._waiting >= FRAMES_WAITING_MAX:
+        if len(self._inbox) >= FRAMES_WAITING_MAX:
             raise Malformed("more frames than credits")
         if self._is_idle:
             self._take(_Taken(self._arrive(frame), give_back))
@@ -260,8 +259,8 @@ class _StageTask:
     def _put(self, item: _Taken | tuple[Frame, GiveBack] | Reroute) -> None:
         self._put_started()
         self._is_idle = False
-        self._waiting += 1
-        self._inbox_in.send_nowait(item)
+        self._inbox.append(item)
+        self._has_mail.set()
 
     def _arrive(self, frame: Frame) -> list[Output]:
         try:
@@ -298,16 +297,17 @@ class _StageTask:
 
     async def _work(self) -> None:
         while True:
-            self._is_idle = not self._waiting
-            item = await self._inbox.receive()
-            self._is_idle = False
-            self._waiting -= 1
-            match item:
-                case Reroute():
+            if self._inbox:
+                await trio.lowlevel.checkpoint()  # others have their turn
+            else:
+                self._is_idle, self._has_mail = True, trio.Event()
+                await self._has_mail.wait()
+            match self._inbox.popleft():
+                case Reroute() as order:
                     self._reroutes_waiting -= 1
                     if not self._reroutes_waiting:
                         self._keep_rows = math.inf
-                    await self._act(self._machine.handle(item), _keep_back)
+                    await self._act(self._machine.handle(order), _keep_back)
                 case _Taken(outputs, give_back, stepping):
                     await self._act(outputs, give_back, stepping)
                 case frame, give_back:

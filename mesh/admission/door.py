@@ -63,7 +63,7 @@ class CertificateDoor:
                 f"this network has {limits.MEMBERS_MAX} members, and no room for more until one of them is revoked",
                 peer,
             )
-        if known is not None and self.is_valid(peer, known) and expires_s(known) > expires_s(chain):
+        if known is not None and expires_s(known) > expires_s(chain) and self.is_valid(peer, known):
             chain = known
         self._chains[peer] = chain
         return chain
@@ -84,6 +84,11 @@ class CertificateDoor:
         if chain is None or not still_holds(chain, self._clock.wall(), self._revocations.is_revoked):
             return None
         return chain
+
+    def sponsor_of(self, peer: PeerId) -> PeerId | None:
+        """Who let a member in; None for the founder, and if it is not known."""
+        chain = self.chain_of(peer)
+        return chain[0].sponsor if chain is not None and len(chain) > 1 else None
 
     def check(self, peer: PeerId, chain: Chain) -> None:
         """Raises `Unauthenticated` with a sentence unless the chain makes a peer a member now."""

@@ -90,6 +90,10 @@ class Tree:
         """Whether it was here lately."""
         return id_ in self._recent
 
+    def forget(self) -> None:
+        """What was here lately may be asked for again."""
+        self._recent.clear()
+
     def branches(self, author: PeerId) -> tuple[PeerId, ...]:
         """The links over which bundles of an author are pushed."""
         return tuple(self._branches.get(author, self._links))

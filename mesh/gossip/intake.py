@@ -147,6 +147,22 @@ class Intake:
             self._refused.pop(next(iter(self._refused)))
         self._refused[id_] = now + limits.GOSSIP_CUT_OFF_S
 
+    def reconsider(self, wall_ms: int) -> list[Heard]:
+        """The clock that all was held against was wrong: what was looked at in vain may come again, and of the bundles that are
+        here the words that had counted as expired are news."""
+        self._refused.clear()
+        news: list[Heard] = []
+        for kept in tuple(self.table.bundles.values()):
+            bundle = decode_bundle(kept.body)
+            items = [
+                item for item in self.table.newer(bundle, kept.id) if not self._is_over(bundle, item, wall_ms)
+            ]
+            if items:
+                is_member = self.rules.is_member(kept.author)
+                believed = self._believed(bundle, items, is_member=is_member)
+                news += self.table.merge(bundle, kept, believed, wall_ms)
+        return news
+
     def sweep(self, own: PeerId, now: float, wall_ms: int) -> None:
         """Let go of what has expired, and of authors that are no members and whose record holds no longer."""
         self._refused = {id_: until for id_, until in self._refused.items() if until > now}

@@ -45,6 +45,9 @@ from protocols.seams import Randomness
 
 LOST_AVOID_S: Final = 1.0  # a neighbour that was lost may be back soon
 AUTHOR_WITHIN_BYTES: Final = 80  # the author is the first thing in a bundle
+CLOCK_SET_MS: Final = (
+    5000  # the wall clock against the monotonic one: no drift comes to that between two events
+)
 PEERS_REMEMBERED: Final = 4 * limits.GOSSIP_PASSIVE  # with what they have used of their rates
 
 
@@ -67,6 +70,7 @@ class Machine:
         self._outputs: list[Output] = []
         self._now = 0.0
         self._wall_ms = 0
+        self._offset_ms: int | None = None  # from the monotonic clock to the wall clock
 
     # What can be asked of it --------------------------------------------------------------------------------------
 
@@ -109,6 +113,7 @@ class Machine:
         """Raises `LocalFault` for a `Publish` of what gossip can't carry, and nothing else."""
         self._now, self._wall_ms = now, wall_ms
         self._outputs = []
+        self._compare_clocks()
         match event:
             case Received(peer, message):
                 self._receive(peer, message)
@@ -132,6 +137,16 @@ class Machine:
             case _:
                 assert_never(event)
         return self._outputs
+
+    def _compare_clocks(self) -> None:
+        offset_ms = self._wall_ms - int(self._now * 1000)
+        if self._offset_ms is not None and abs(offset_ms - self._offset_ms) > CLOCK_SET_MS:
+            self.counts["clock_set"] += 1
+            self._outputs += map(Deliver, self._intake.reconsider(self._wall_ms))
+            self._tree.forget()  # much of it may have been let go of as expired
+            self._spread(self._voice.date_anew(self._now, self._wall_ms))
+            self._repair_at = min(self._repair_at, self._now + limits.GOSSIP_REPAIR_MORE_S)
+        self._offset_ms = offset_ms
 
     def _receive(self, peer: PeerId, message: GossipMessage) -> None:
         rates = self._rates.get(peer) or self._remember_rates(peer)

@@ -124,7 +124,7 @@ class Table:
             word = self._enter(author, bundle, kept, item, wall_ms)
             if word.kept is not None:
                 news.append(word.heard)
-        if kept.places:
+        if kept.places and kept.id not in author.bundles:
             author.bundles[kept.id] = self.bundles[kept.id] = kept
             author.sequences.setdefault(kept.sequence, kept.id)
             author.size_bytes += len(kept.body)

@@ -6,9 +6,12 @@ their words are said again in a new one: nobody else may bundle them anew, since
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from mesh.gossip.publishing import Outbox
 from mesh.gossip.rates import Bucket
@@ -21,6 +24,7 @@ from protocols.ids import PeerId
 WORDS_MAX: Final = limits.GOSSIP_AUTHOR_ITEMS_MAX * 3 // 4
 WORDS_BYTES_MAX: Final = limits.GOSSIP_AUTHOR_BYTES_MAX // 2
 BUNDLES_BYTES_MAX: Final = limits.GOSSIP_AUTHOR_BYTES_MAX * 3 // 4
+UNDATED: Final = frozenset({Topic.CLAIMS, Topic.LIVENESS, Topic.MODELS})
 INSIST_S: Final = 10.0  # between two times that a word is said again because it was displaced
 INSIST_BURST: Final = 8  # at once, if several of a former life come back
 
@@ -44,7 +48,7 @@ class Voice:
         self._own = own
         self._table = table
         self._outbox = Outbox(own, sign)
-        self._said: dict[Place, None] = {}  # since the start
+        self._said: dict[Place, tuple[Item, float]] = {}  # since the start, with the time
         self._displaced: dict[Place, Bucket] = {}
         self.contested = (
             0  # words that were not said again, because somebody else with this key would not give way
@@ -66,7 +70,23 @@ class Voice:
                     f"{len(own.words)} words of {size_bytes} bytes stand: there is no room for more"
                 )
         sealed = self._put(word, now, wall_ms)
-        self._said[place] = None
+        self._said[place] = word, now
+        return sealed
+
+    def date_anew(self, now: float, wall_ms: int) -> list[Sealed]:
+        """The clock was wrong and has been set: say again what was said by it, which others took for old or not yet due.
+
+        But for words that have a date in them, which would no longer be that of their bundle: their makers say them anew.
+        """
+        sealed: list[Sealed] = []
+        for item, since in tuple(self._said.values()):
+            left_s = math.ceil(item.ttl_s - (now - since))
+            if (
+                item.topic in UNDATED
+                and left_s > 0
+                and not self._outbox.is_waiting(Topic(item.topic), item.key)
+            ):
+                sealed += self._put(msgspec.structs.replace(item, ttl_s=left_s), now, wall_ms)
         return sealed
 
     def ring(self, now: float, wall_ms: int) -> list[Sealed]:
@@ -139,5 +159,7 @@ class Voice:
     def sweep(self) -> None:
         """Forget what does not stand any more."""
         own = self._table.authors.get(self._own)
-        self._said = {place: None for place in self._said if own is not None and place in own.words}
+        self._said = {
+            place: said for place, said in self._said.items() if own is not None and place in own.words
+        }
         self._displaced = {place: bucket for place, bucket in self._displaced.items() if place in self._said}

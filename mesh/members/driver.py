@@ -1,6 +1,6 @@
 """`Members`: who is in this node's network, who of them lives, and what they say; over a network, a clock and a disk.
 
-    decide_network(disk, identity, ...)       before the network is made, whose handshake binds the network id
+    decide_network(disk, identity, ...)       before the network is made: its handshake binds the id
     members = Members(network, clock, disk, randomness, identity, Profile("name"))
     async with network.run(), trio.open_nursery() as nursery:
         await nursery.start(members.run)
@@ -76,8 +76,7 @@ class Profile:
 
 class Members:
     """The members of this node's network. `validators` are for the topics of gossip that others than members use, and
-    `is_statement` judges what others signed.
-    """
+    `is_statement` judges what others signed."""
 
     def __init__(
         self,
@@ -129,9 +128,8 @@ class Members:
         """All but this node."""
         return self._machine.members
 
-    @property
     def count(self) -> int:
-        """How many members there are, this node included."""
+        """This node included."""
         return self._machine.count
 
     def contact(self) -> Contact:
@@ -158,13 +156,12 @@ class Members:
 
     def sponsor_of(self, peer: PeerId) -> PeerId | None:
         """Who let a member in; None for the founder, and if it is not known."""
-        chain = self._papers.door.chain_of(peer)
-        return chain[0].sponsor if chain is not None and len(chain) > 1 else None
+        return self._papers.door.sponsor_of(peer)
 
     def troubles(self) -> dict[str, int]:
         """What went wrong besides what gossip counts."""
-        hints, book = self._discovery.counts["no room"], self._file.failures
-        return {"discovery no room": hints, "book not written": book}
+        no_room = self._discovery.counts["no room"]
+        return {"discovery no room": no_room, "book not written": self._file.failures}
 
     def subscribe(self) -> Subscription[m.MemberEvent]:
         """`MemberUp` and `MemberDown` from this call on."""

@@ -46,11 +46,11 @@ class Client:
     @property
     def expected(self) -> list[int]:
         """What it would be told where nothing goes wrong."""
-        return self.expected_until(self.request.tokens)
+        return self.answer.first(self.request.tokens)
 
-    def expected_until(self, count: int) -> list[int]:
-        """The first of them, so that nobody computes what is not there to compare yet."""
-        return self.answer.first(min(count, self.request.tokens))
+    def expected_at(self, place: int) -> int | None:
+        """One of them, so that nobody computes what is not there to compare yet; None where there is no more."""
+        return self.answer.at(place) if place < self.request.tokens else None
 
     @property
     def is_exact(self) -> bool:

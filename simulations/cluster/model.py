@@ -37,13 +37,19 @@ class Answer:
         self._tokens = tokens
         self._known: list[int] = []
 
-    def first(self, count: int) -> list[int]:
-        """As many, or fewer if the answer ends before."""
-        while len(self._known) < count:
+    def at(self, place: int) -> int | None:
+        """None behind its end."""
+        while len(self._known) <= place:
             token = next(self._tokens, None)
             if token is None:
-                break
+                return None
             self._known.append(token)
+        return self._known[place]
+
+    def first(self, count: int) -> list[int]:
+        """As many, or fewer if the answer ends before."""
+        if count:
+            self.at(count - 1)
         return self._known[:count]
 
 

@@ -31,11 +31,11 @@ def text_is_that_of_a_faultless_run(mesh: Mesh) -> Iterator[Breach]:
     if not mesh.script.expect.exact_text:
         return
     for reading in mesh.readings:
-        wrong, fresh = "", reading.fresh_tokens
-        expected = reading.client.expected_until(reading.tokens + len(fresh)) if fresh else []
-        for index, token in enumerate(fresh, reading.tokens):
-            if index >= len(expected) or token.token != expected[index]:
-                right = expected[index] if index < len(expected) else "none"
+        wrong = ""
+        for index, token in enumerate(reading.fresh_tokens, reading.tokens):
+            expected = reading.client.expected_at(index)
+            if token.token != expected:
+                right = "none" if expected is None else expected
                 wrong = wrong or f"token {token.token} at place {index} instead of {right}"
         yield from _told(mesh, "S2", reading, wrong)
 

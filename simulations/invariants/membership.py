@@ -115,10 +115,9 @@ def neighbours_have_links(mesh: Mesh) -> Iterator[Breach]:
 @always("S13", "Words are pushed to those to whom there is a link.", every_s=LOOK_S)
 def trees_grow_along_links(mesh: Mesh) -> Iterator[Breach]:
     for sight in mesh.awake:
-        for peer in sorted(sight.branches):
-            if peer not in sight.linked:
-                detail = f"words are pushed to {mesh.name_of(peer)}, to whom there is no link"
-                yield Breach((sight.name, mesh.name_of(peer)), detail, within_s=2 * LOOK_S)
+        for peer in sorted(sight.branches.difference(sight.linked)):
+            detail = f"words are pushed to {mesh.name_of(peer)}, to whom there is no link"
+            yield Breach((sight.name, mesh.name_of(peer)), detail, within_s=2 * LOOK_S)
 
 
 @always("S13", "Gossip has links to its neighbours, and to those that are to become some.", every_s=LOOK_S)

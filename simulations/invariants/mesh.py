@@ -24,10 +24,12 @@ ValueT = TypeVar("ValueT")
 
 @dataclass(slots=True)
 class Reading:
-    """A client as far as it has been read. `fresh` came since the last look; `tokens` counts those before."""
+    """A client as far as it has been read. `fresh` came since the last look, `fresh_tokens` among it; `tokens` counts those
+    before."""
 
     client: Client
     fresh: list[tuple[float, api.GenerateEvent]] = field(default_factory=list)
+    fresh_tokens: list[api.Token] = field(default_factory=list)
     tokens: int = 0
     events: int = 0
     session: SessionId | None = None
@@ -35,18 +37,15 @@ class Reading:
     moved_s: float = 0.0  # when it last heard anything
 
     def read(self) -> None:
-        self.tokens += sum(isinstance(event, api.Token) for _, event in self.fresh)
+        self.tokens += len(self.fresh_tokens)
         self.fresh = self.client.events[self.events :]
+        self.fresh_tokens = [event for _, event in self.fresh if isinstance(event, api.Token)]
         self.events += len(self.fresh)
         if self.fresh:
             self.moved_s = self.fresh[-1][0]
         if self.session is None:
             started = (event for _, event in self.fresh if isinstance(event, api.Started))
             self.session = next((event.session for event in started), None)
-
-    @property
-    def fresh_tokens(self) -> list[api.Token]:
-        return [event for _, event in self.fresh if isinstance(event, api.Token)]
 
 
 class Mesh:
@@ -93,17 +92,22 @@ class Mesh:
     def _find_processes(self) -> None:
         sights: dict[str, Sight] = {}
         for name, node in self.cluster.nodes.items():
-            history = self.histories.get(name) or self.histories.setdefault(name, History(node))
-            daemon = node.daemon
-            if daemon is not None:
-                known = self.sights.get(name)
-                is_same = known is not None and known.daemon is daemon
-                sights[name] = known if known is not None and is_same else Sight(node, daemon)
-                self.peers[sights[name].peer] = name
-                sights[name].disk_was_full |= node.disk.is_full
-            history.look(sights.get(name), self.now)
-        self.sights = sights
-        self.by_peer = {sight.peer: sight for sight in sights.values()}
+            history = self.histories.get(name)
+            if history is None:
+                history = self.histories[name] = History(node)
+            daemon, sight = node.daemon, self.sights.get(name)
+            if daemon is None:
+                sight = None
+            elif sight is None or sight.daemon is not daemon:
+                sight = Sight(node, daemon)
+                self.peers[sight.peer] = name
+            if sight is not None:
+                sight.disk_was_full |= node.disk.is_full
+                sights[name] = sight
+            history.look(sight, self.now)
+        if sights != self.sights:
+            self.sights = sights
+            self.by_peer = {sight.peer: sight for sight in sights.values()}
         self.awake = [sight for name, sight in sights.items() if not self.histories[name].is_paused]
         core = self.script.core
         self.core = [sight for sight in self.awake if sight.name in core] if core else self.awake

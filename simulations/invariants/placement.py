@@ -104,14 +104,14 @@ def claims_are_of_this_run(mesh: Mesh) -> Iterator[Breach]:
     held: dict[PeerId, set[Range]] = {}
     for sight in mesh.sights.values():
         held[sight.peer] = mesh.first(("held in this run", sight.name, sight.run), set[Range]())
-        held[sight.peer] |= {(holding.shard.model, holding.shard.range) for holding in sight.holdings}
-    boots = {peer: holder.boot_of(peer) for peer, holder in mesh.by_peer.items()}
+        held[sight.peer].update((holding.shard.model, holding.shard.range) for holding in sight.holdings)
     for sight in mesh.awake:
         for claim in sight.believed:
-            holder = mesh.by_peer.get(claim.holder)
-            if holder is None or (claim.model, claim.range) in held[holder.peer]:
+            of_holder = held.get(claim.holder)
+            if of_holder is None or (claim.model, claim.range) in of_holder:
                 continue
-            if sight.boot_of(holder.peer) == boots[holder.peer]:
+            holder = mesh.by_peer[claim.holder]
+            if sight.boot_of(holder.peer) == holder.boot_of(holder.peer):
                 detail = f"{sight.name} counts on layers {claim.range}, which {holder.name} held before it was restarted"
                 yield Breach((sight.name, holder.name), detail, claim.range, within_s=0.4)
 

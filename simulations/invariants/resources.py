@@ -95,7 +95,7 @@ def tasks_end_with_their_sessions(mesh: Mesh) -> Iterator[Breach]:
     if mesh.entered or any(sight.opened for sight in mesh.sights.values()):
         return
     for sight in mesh.awake:
-        left = Counter(task.name for task in sight.tasks() if task.name.startswith(_OF_SESSIONS))
+        left = Counter(name for name in sight.task_names() if name.startswith(_OF_SESSIONS))
         if left:
             detail = ", ".join(f"{count} {name}" for name, count in sorted(left.items()))
             yield Breach((sight.name,), detail, within_s=DRAINED_S)
@@ -126,7 +126,7 @@ def requests_are_forgotten(mesh: Mesh) -> Iterator[Breach]:
 )
 def pings_end_with_their_subjects(mesh: Mesh) -> Iterator[Breach]:
     for sight in mesh.awake:
-        pingers = sum(task.name.endswith("Pinger.run") for task in sight.tasks())
+        pingers = sum(name.endswith("Pinger.run") for name in sight.task_names())
         if pingers > len(sight.pinged) or {*sight.measured, *sight.awaited} - set(sight.pinged):
             detail = f"{pingers} streams of pings and {len(sight.measured)} round trip times, of {len(sight.pinged)} members"
             yield Breach((sight.name,), detail, within_s=_TASKS_EVERY_S)
@@ -151,7 +151,7 @@ def what_is_done_is_forgotten(mesh: Mesh) -> Iterator[Breach]:
 @always("S13", "A gossip link that was given up ends.", every_s=_TASKS_EVERY_S)
 def links_end_with_their_neighbours(mesh: Mesh) -> Iterator[Breach]:
     for sight in mesh.awake:
-        reading = sum(task.name.endswith("Link._read") for task in sight.tasks())
+        reading = sum(name.endswith("Link._read") for name in sight.task_names())
         if reading > len(sight.linked):
             detail = f"{reading} gossip links are read, and {len(sight.linked)} are known"
             yield Breach((sight.name,), detail, within_s=limits.GOSSIP_LINK_S + _TASKS_EVERY_S)
@@ -162,7 +162,7 @@ def errands_are_under_way(mesh: Mesh) -> Iterator[Breach]:
     for sight in mesh.awake:
         if not sight.errands:
             continue
-        under_way = sum(task.name.endswith("Watch._run_errand") for task in sight.tasks())
+        under_way = sum(name.endswith("Watch._run_errand") for name in sight.task_names())
         if sight.errands > under_way + sight.errands_waiting:
             detail = f"{sight.errands} errands are counted, and {under_way} are under way"
             yield Breach((sight.name,), detail, within_s=_TASKS_EVERY_S)

@@ -131,6 +131,25 @@ def stages_serve_their_places(mesh: Mesh) -> Iterator[Breach]:
                 yield Breach((holder.name, sight.name), detail)
 
 
+@always(
+    "S3",
+    "A stage that waits for its range is known to the node that loads it: it is not opened twice, and drained like all others.",
+)
+def stages_that_wait_are_known(mesh: Mesh) -> Iterator[Breach]:
+    for id_, (sight, session) in mesh.entered.items():
+        for index, place in enumerate(session.places):
+            holder = mesh.by_peer.get(place.peer)
+            is_loading = place.busy and not place.opened  # by what it said last
+            if not is_loading or holder is None or (id_, index) in holder.opened:
+                continue
+            loads = any(grant.offer.range == place.range for grant in holder.stoppable)
+            if loads and mesh.are_linked(sight.peer, holder.peer):
+                detail = (
+                    f"stage {index} of session {id_[:8]} waits at {holder.name}, which does not know of it"
+                )
+                yield Breach((holder.name, sight.name), detail, id_, within_s=4 * LOOK_S)
+
+
 @always("S4", "A session never goes back to a peer that it has lost.")
 def lost_peers_stay_out(mesh: Mesh) -> Iterator[Breach]:
     for id_, (sight, session) in mesh.entered.items():

@@ -12,8 +12,6 @@ from collections.abc import Collection, Container, Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-import trio
-
 from inference.placement.gossiping import GossipBoard
 from inference.placement.holding.grants import Grant
 from inference.placement.holding.holdings import Holding
@@ -141,11 +139,9 @@ class Sight:
         return self.daemon.members.gossip._machine._views
 
     @property
-    def branches(self) -> Collection[PeerId]:
+    def branches(self) -> set[PeerId]:
         """Over whose links it pushes the words of any author."""
-        return {
-            peer for each in self.daemon.members.gossip._machine._tree._branches.values() for peer in each
-        }
+        return set[PeerId]().union(*self.daemon.members.gossip._machine._tree._branches.values())
 
     @property
     def recent_ids(self) -> Mapping[BundleId, object]:
@@ -356,11 +352,11 @@ class Sight:
         ends = getattr(self.node.network, "_ends", {})
         return max((len(end._streams) for group in ends.values() for end in group), default=0)
 
-    def tasks(self) -> Iterator[trio.lowlevel.Task]:
-        """All tasks of the process."""
+    def task_names(self) -> list[str]:
+        """Of all tasks of the process."""
         root = self.node.root_task
-        waiting = [root] if root is not None else []
-        while waiting:
-            task = waiting.pop()
-            yield task
-            waiting += [child for nursery in task.child_nurseries for child in nursery.child_tasks]
+        tasks = [root] if root is not None else []
+        for task in tasks:  # which grows meanwhile
+            for nursery in task._child_nurseries:
+                tasks.extend(nursery._children)
+        return [task.name for task in tasks]

@@ -1,10 +1,11 @@
 """A model without torch: arithmetic whose tokens betray every mistake with rows.
 
-A row is eight whole numbers below 256, which f32 and bf16 both carry exactly. Layer l turns row p into
+A row is a number of 64 bits. On the wire it is its eight bytes, as whole numbers below 256, which f32 and bf16 both carry
+exactly. Layer l turns row p into
 
-    chain[l][p] = blake2b(l, chain[l][p-1], row p),    row p of the next layer = the first eight bytes of chain[l][p]
+    chain[l][p] = mixed(l, chain[l][p-1], row p),    row p of the next layer = chain[l][p]
 
-so every row depends on all rows before it, as with causal attention, and a lost, doubled or reordered row changes every
+where `mixed` loses nothing of any of the three, so every row depends on all rows before it, as with causal attention, and a lost, doubled or reordered row changes every
 token after it. How rows are cut into frames changes nothing. A greedy token is a function of the last row; a sampled one of
 the last row, the seed and the position.
 """
@@ -37,11 +38,15 @@ LAYER_BYTES: Final = 1 << 20
 KV_ROW_BYTES: Final = 64  # per layer
 PREFIX_BYTES_MAX: Final = 60 * limits.PREFILL_CHUNK_ROWS * KV_ROW_BYTES
 """Kept of prompts: 60 blocks of one layer, so few that they are let go of as well."""
-_FLOATS: Final = struct.Struct(f"<{WIDTH}f")
 _GREEDY: Final = Sampling()
+_BITS: Final = (1 << 64) - 1
+_FACTORS: Final = (0x9E3779B97F4A7C15, 0xD6E8FEB86659FD93)  # odd, of no pattern
+# bf16 is the upper half of f32, and eight bits fit its significand.
+_TO_BF16: Final = tuple(struct.pack("<f", number)[2:] for number in range(256))
+_OF_BF16: Final = {code: number for number, code in enumerate(_TO_BF16)}
 
-Row = bytes  # WIDTH numbers below 256
-Chains = list[list[bytes]]
+Row = int  # of 64 bits
+Chains = list[list[Row]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +59,7 @@ class KeptRows:
 
 @dataclass(slots=True)
 class _Cache:
-    """`chains[layer]` holds one digest per row. `makers` are the peers whose sessions computed what it took over."""
+    """`chains[layer]` holds one number per row. `makers` are the peers whose sessions computed what it took over."""
 
     spec: CacheSpec
     chains: Chains
@@ -129,7 +134,7 @@ class ArithmeticEngine:
             on_layer()
         self._keep_prefix(cache, header)
         if not self._is_last:
-            return b"".join(_pack(row, header.dtype) for row in rows), None
+            return _pack(rows, header.dtype), None
         if not header.sample:
             return b"", None
         sampling = cache.spec.sampling or _GREEDY
@@ -155,7 +160,7 @@ class ArithmeticEngine:
         if header.kind is Kind.VERIFY:
             raise Malformed("verification is not served yet")
         if self._range.start == 0:
-            return [struct.pack("<II", token, 0) for token in frame.tokens]
+            return list(frame.tokens)
         if header.width != WIDTH:
             raise Malformed(f"rows of width {header.width}, not {WIDTH}")
         return _unpack(frame.body, header.dtype)
@@ -211,24 +216,25 @@ def _layers_of(config: bytes) -> int:
 def draw(row: Row, sampling: Sampling, position: int) -> int:
     """The token for `position`; with a temperature it depends on seed and position besides the row."""
     key = b"" if sampling.temperature == 0 else struct.pack("<QQ", sampling.seed, position)
-    return int.from_bytes(hashlib.blake2b(row + key, digest_size=8).digest(), "little") % VOCABULARY
+    data = row.to_bytes(WIDTH, "little") + key
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little") % VOCABULARY
 
 
 def logprobs(row: Row, sampling: Sampling) -> bytes:
     """Numbers of the row, so that those of another position are told apart."""
     if sampling.logprobs is None:
         return b""
-    chosen = -int.from_bytes(row[:2], "little") / 256
+    chosen = -(row & 0xFFFF) / 256
     likeliest = tuple((token, -token / 64) for token in range(sampling.logprobs))
     return encode_logprobs(Logprobs(chosen, likeliest))
 
 
 def answering(prompt: tuple[int, ...], layers: int, sampling: Sampling) -> Iterator[int]:
     """What one faultless worker that holds all layers answers, without an end."""
-    chains: list[list[bytes]] = [[] for _ in range(layers)]
+    chains: list[list[Row]] = [[] for _ in range(layers)]
     fresh, position = prompt, 0
     while True:
-        rows = [struct.pack("<II", token, 0) for token in fresh]
+        rows = list(fresh)
         position += len(rows)
         for layer, chain in enumerate(chains):
             rows = _layer(layer, chain, rows)
@@ -242,30 +248,33 @@ def reference_tokens(prompt: tuple[int, ...], layers: int, sampling: Sampling, c
     return list(islice(answering(prompt, layers, sampling), count))
 
 
-def _layer(layer: int, chain: list[bytes], rows: list[Row]) -> list[Row]:
+def _layer(layer: int, chain: list[Row], rows: list[Row]) -> list[Row]:
     """Appends to the chain of this layer; gives the rows for the next."""
-    number, before = struct.pack("<I", layer), chain[-1] if chain else b""
-    out = []
+    before, out = chain[-1] if chain else 0, []
     for row in rows:
-        before = hashlib.blake2b(number + before + row, digest_size=16).digest()
-        chain.append(before)
-        out.append(before[:WIDTH])
+        before = _mixed(layer, before, row)
+        out.append(before)
+    chain += out
     return out
 
 
-def _pack(row: Row, dtype: DType) -> bytes:
-    floats = _FLOATS.pack(*row)
+def _mixed(layer: int, before: Row, row: Row) -> Row:
+    mixed = ((before * _FACTORS[0] + layer) ^ row) * _FACTORS[1] & _BITS
+    return mixed ^ mixed >> 32
+
+
+def _pack(rows: list[Row], dtype: DType) -> bytes:
+    numbers = b"".join(row.to_bytes(WIDTH, "little") for row in rows)
     if dtype is DType.F32:
-        return floats
-    # bf16 is the upper half of f32, and eight bits fit its significand.
-    return b"".join(floats[start + 2 : start + 4] for start in range(0, len(floats), 4))
+        return struct.pack(f"<{len(numbers)}f", *numbers)
+    return b"".join([_TO_BF16[number] for number in numbers])
 
 
 def _unpack(body: bytes | bytearray | memoryview, dtype: DType) -> list[Row]:
-    data = bytes(body)
-    if dtype is DType.BF16:
-        data = b"".join(b"\0\0" + data[start : start + 2] for start in range(0, len(data), 2))
     try:
-        return [bytes(map(int, numbers)) for numbers in _FLOATS.iter_unpack(data)]
-    except (ValueError, OverflowError, struct.error) as error:
+        codes = struct.iter_unpack("<f" if dtype is DType.F32 else "<2s", body)
+        numbers = bytes([int(code) if dtype is DType.F32 else _OF_BF16[code] for (code,) in codes])
+    except (KeyError, ValueError, OverflowError, struct.error) as error:
         raise Malformed(f"not rows of this arithmetic: {error}") from error
+    starts = range(0, len(numbers), WIDTH)
+    return [int.from_bytes(numbers[start : start + WIDTH], "little") for start in starts]

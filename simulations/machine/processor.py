@@ -14,38 +14,50 @@ import math
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Final
+from typing import Any, Final, Generic, TypeVar
 
 import trio
 
 from protocols.errors import WeftError, WorkerDied
 from simulations.determinism import TickingClock, tick_of
 
+OutcomeT = TypeVar("OutcomeT")
+
 _EXACT_S: Final = 1e-9  # what adding up floats may lose
 
 
-class Job:
-    """`act` is called once, at the end of the job; what it raises of `WeftError` is raised to whoever waits."""
+class Job(Generic[OutcomeT]):
+    """`act` is called once, at the end of the job: `outcome` is what it gives. What it raises of `WeftError` is raised to whoever
+    waits."""
 
-    __slots__ = ("_act", "began_s", "cost_s", "ended_s", "failure", "is_over", "start", "what")
+    __slots__ = (
+        "_act",
+        "began_s",
+        "cost_s",
+        "end",
+        "ended_s",
+        "failure",
+        "is_over",
+        "outcome",
+        "start",
+        "what",
+    )
 
-    def __init__(self, what: object, start: float, cost_s: float, act: Callable[[], None]) -> None:
+    def __init__(self, what: object, start: float, cost_s: float, act: Callable[[], OutcomeT]) -> None:
         self.what = what
         self.start = start  # in processor time
+        self.end = start + cost_s
         self.cost_s = cost_s
         self.began_s: float | None = None  # on trio's clock
         self.ended_s = 0.0
+        self.outcome: OutcomeT | None = None
         self.failure: WeftError | None = None
         self.is_over = False
         self._act = act
 
-    @property
-    def end(self) -> float:
-        return self.start + self.cost_s
-
     def carry_out(self) -> None:
         try:
-            self._act()
+            self.outcome = self._act()
         except WeftError as error:
             self.failure = error
         self.is_over = True
@@ -58,13 +70,13 @@ class Processor:
     """One thing at a time, first come, first served."""
 
     def __init__(self) -> None:
-        self._jobs: deque[Job] = deque()
+        self._jobs: deque[Job[Any]] = deque()
         self._factor = 1.0
         self._hangs = False
         self._set_at = 0.0  # trio's clock and processor time when the speed was last set
         self._set_time = 0.0
         self._bells: dict[trio.Event, None] = {}  # of those who wait for their job
-        self._told: dict[Job, Callable[[], None]] = {}  # those who are to be told of its end
+        self._told: dict[Job[Any], Callable[[], None]] = {}  # those who are to be told of its end
 
     @property
     def factor(self) -> float:
@@ -77,7 +89,7 @@ class Processor:
         self.settle()
         return max(0, len(self._jobs) - 1)
 
-    def post(self, what: object, cost_s: float, act: Callable[[], None]) -> Job:
+    def post(self, what: object, cost_s: float, act: Callable[[], OutcomeT]) -> Job[OutcomeT]:
         """A job behind all others."""
         self.settle()
         start = self._jobs[-1].end if self._jobs else self._time()
@@ -85,8 +97,14 @@ class Processor:
         self._jobs.append(job)
         return job
 
-    async def until(self, job: Job, share: float = 1.0) -> None:
-        """Returns when that share of a job is done; at once if it is. Raises what the job raises, or `WorkerDied`."""
+    async def outcome(self, job: Job[OutcomeT]) -> OutcomeT:
+        """What it comes to, when it is done. Raises what the job raises, or `WorkerDied`."""
+        await self.until(job)
+        assert job.outcome is not None
+        return job.outcome
+
+    async def until(self, job: Job[Any], share: float = 1.0) -> None:
+        """Returns when that share of a job is done; at once if it is. Raises as `outcome`."""
         while True:
             self.settle()
             if job.is_over:
@@ -98,21 +116,22 @@ class Processor:
         if job.failure is not None:
             raise job.failure
 
-    def tell_end(self, job: Job, tell: Callable[[], None]) -> None:
+    def tell_end(self, job: Job[Any], tell: Callable[[], None]) -> None:
         """Have `tell` called, once, as soon as `until(job)` would not wait; outside all tasks, or in that which ended it."""
         self._told[job] = tell
         self._watch(job)
 
-    def _watch(self, job: Job) -> None:
+    def _watch(self, job: Job[Any]) -> None:
         if self._hangs:
             return  # until the speed is set
         clock = trio.lowlevel.current_clock()
         if isinstance(clock, TickingClock):
-            _call_in(clock, max(job.end - self._time(), _EXACT_S) * self._factor, lambda: self._look_at(job))
+            left_s = max(job.end - self._time(), _EXACT_S) * self._factor
+            _call_in(clock, left_s, lambda _: self._look_at(job))
         else:
             trio.lowlevel.spawn_system_task(self._wait_for, job)
 
-    def _look_at(self, job: Job) -> None:
+    def _look_at(self, job: Job[Any]) -> None:
         if job not in self._told:
             return
         if job.is_over or job.end <= self._time() + _EXACT_S:
@@ -120,7 +139,7 @@ class Processor:
         else:
             self._watch(job)
 
-    async def _wait_for(self, job: Job) -> None:
+    async def _wait_for(self, job: Job[Any]) -> None:
         with suppress(WeftError):
             await self.until(job)
         self._look_at(job)
@@ -133,7 +152,7 @@ class Processor:
             clock = trio.lowlevel.current_clock()
             if isinstance(clock, TickingClock):  # costs less than a cancel scope
                 if for_s < math.inf:
-                    _call_in(clock, for_s, bell.set)
+                    _call_in(clock, for_s, lambda _: bell.set())
                 await bell.wait()
             else:
                 with trio.move_on_after(for_s):
@@ -141,7 +160,7 @@ class Processor:
         finally:
             del self._bells[bell]
 
-    def running(self) -> tuple[Job, float] | None:
+    def running(self) -> tuple[Job[Any], float] | None:
         """The job under way and the share of it that is done."""
         self.settle()
         if not self._jobs or self._jobs[0].cost_s <= 0:
@@ -191,7 +210,7 @@ class Processor:
         return self._set_at + (time - self._set_time) * self._factor
 
 
-def _call_in(clock: TickingClock, for_s: float, call: Callable[[], None]) -> None:
-    now = trio.current_time()
+def _call_in(clock: TickingClock, for_s: float, call: Callable[[int], None]) -> None:
+    now = clock.current_time()
     # A millisecond begins a little before it is due: whoever lacks less than that comes back in the next.
-    clock.call_at(max(tick_of(now + for_s), tick_of(now) + 1), lambda _: call())
+    clock.call_at(max(tick_of(now + for_s), tick_of(now) + 1), call)

@@ -91,8 +91,16 @@ class _Process:
         assert answer is not None
         if isinstance(answer, Failed):
             raise answer.as_error()
-        self._note(request, answer)
+        if isinstance(request, Step):
+            self._note_step(request)
+        else:
+            self._note(request, answer)
         return answer, out
+
+    def _note_step(self, step: Step) -> None:
+        header = step.header
+        self.work[header.session, header.stage] += step.shard.range.layers
+        self.books.wrote((step.shard, header.session, header.stage), header.position + header.rows)
 
     def _note(self, request: Request, answer: Answer) -> None:
         match request, answer:
@@ -107,9 +115,6 @@ class _Process:
             case CloseCache(shard, session, stage), _:
                 self.books.closed((shard, session, stage))
                 del self.work[session, stage]
-            case Step(shard, header), _:
-                self.work[header.session, header.stage] += shard.range.layers
-                self.books.wrote((shard, header.session, header.stage), header.position + header.rows)
             case _:
                 pass
 
@@ -120,35 +125,22 @@ class _Process:
             del self.work[key[1:]]
 
 
-@dataclass(slots=True)
-class _Call:
-    """A request on its way."""
-
-    processor: Processor
-    job: Job | None = None
-    answer: Answer | None = None
-    out: Body = b""
-
-    async def done(self, expected: type[AnswerT]) -> AnswerT:
-        assert self.job is not None
-        await self.processor.until(self.job)
-        if not isinstance(self.answer, expected):
-            raise LocalFault(f"the worker answered {self.answer!r} where {expected.__name__} was due")
-        return self.answer
+_Answering = Job[tuple[Answer, Body]]
+"""A request that is on its way."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Stepping:
     """Implements `protocols.seams.Stepping`."""
 
-    call: _Call
+    processor: Processor
+    job: _Answering
 
     async def result(self) -> StepResult:
-        stepped = await self.call.done(Stepped)
-        job = self.call.job
-        assert job is not None
-        step_ms = 1000 * (job.ended_s - (job.began_s or 0.0))
-        return StepResult(self.call.out, stepped.token, step_ms, stepped.step_rows)
+        answer, out = await self.processor.outcome(self.job)
+        stepped = _expected(answer, Stepped)
+        step_ms = 1000 * (self.job.ended_s - (self.job.began_s or 0.0))
+        return StepResult(out, stepped.token, step_ms, stepped.step_rows)
 
 
 class VirtualWorker:
@@ -241,13 +233,13 @@ class VirtualWorker:
         return self._process.books.memory()
 
     async def caches(self) -> tuple[CacheKey, ...]:
-        return (await self._post(ListCaches()).done(CachesListed)).caches
+        return (await self._ask(ListCaches(), CachesListed)).caches
 
     async def limit_rows(self, rows: int | None) -> None:
-        await self._post(LimitRows(rows)).done(Done)
+        await self._ask(LimitRows(rows), Done)
 
     async def drop_prefixes(self) -> None:
-        await self._post(DropPrefixes()).done(Done)
+        await self._ask(DropPrefixes(), Done)
 
     def waiting(self) -> int:
         return self._processor.waiting
@@ -255,21 +247,21 @@ class VirtualWorker:
     async def load(self, spec: ShardSpec, on_progress: Callable[[int, int], None]) -> ShardLoaded:
         layers = spec.shard.range.layers
         async with self._undone_by(UnloadShard(spec.shard)):
-            call = self._post(LoadShard(spec), self._load_s)
-            assert call.job is not None
+            job = self._post(LoadShard(spec), self._load_s)
             for done in range(layers):
-                await self._processor.until(call.job, done / layers)
+                await self._processor.until(job, done / layers)
                 on_progress(done * LAYER_BYTES, layers * LAYER_BYTES)
-            loaded = (await call.done(Loaded)).loaded
+            answer, _ = await self._processor.outcome(job)
+            loaded = _expected(answer, Loaded).loaded
         on_progress(layers * LAYER_BYTES, layers * LAYER_BYTES)
         return loaded
 
     async def unload(self, shard: ShardId) -> None:
-        await self._post(UnloadShard(shard)).done(Done)
+        await self._ask(UnloadShard(shard), Done)
 
     async def open_cache(self, shard: ShardId, session: SessionId, stage: int, spec: CacheSpec) -> int:
         async with self._undone_by(CloseCache(shard, session, stage)):
-            return (await self._post(OpenCache(shard, session, stage, spec)).done(CacheOpened)).rows
+            return (await self._ask(OpenCache(shard, session, stage, spec), CacheOpened)).rows
 
     async def step(self, shard: ShardId, frame: Frame) -> StepResult:
         return await self.start_step(shard, frame).result()
@@ -278,13 +270,12 @@ class VirtualWorker:
         self, shard: ShardId, frame: Frame, on_end: Callable[[], None] = lambda: None
     ) -> _Stepping:
         cost_s = shard.range.layers * (self._layer_ms + self._row_ms * frame.header.rows) / 1000
-        call = self._post(Step(shard, frame.header, frame.tokens), cost_s, frame.body)
-        assert call.job is not None
-        self._processor.tell_end(call.job, on_end)
-        return _Stepping(call)
+        job = self._post(Step(shard, frame.header, frame.tokens), cost_s, frame.body)
+        self._processor.tell_end(job, on_end)
+        return _Stepping(self._processor, job)
 
     async def close_cache(self, shard: ShardId, session: SessionId, stage: int) -> None:
-        await self._post(CloseCache(shard, session, stage)).done(Done)
+        await self._ask(CloseCache(shard, session, stage), Done)
 
     def work(self, session: SessionId, stage: int) -> int:
         running = self._processor.running()  # first, since it settles what has ended
@@ -303,18 +294,17 @@ class VirtualWorker:
     def _start(self, memory_bytes: int) -> _Process:
         return _Process(self._engines, memory_bytes)
 
-    def _post(self, request: Request, cost_s: float = 0.0, body: Body = b"") -> _Call:
+    async def _ask(self, request: Request, expected: type[AnswerT]) -> AnswerT:
+        answer, _ = await self._processor.outcome(self._post(request))
+        return _expected(answer, expected)
+
+    def _post(self, request: Request, cost_s: float = 0.0, body: Body = b"") -> _Answering:
         """Raises `WorkerDied`, or `Overloaded` if too many wait already."""
         self._check_up()
         if self._processor.waiting >= limits.WORKER_REQUESTS_MAX:
             raise Overloaded(f"{limits.WORKER_REQUESTS_MAX} requests wait for the worker")
-        call, sent = _Call(self._processor), bytearray(body)
-
-        def act() -> None:
-            call.answer, call.out = self._process.serve(request, sent)
-
-        call.job = self._processor.post(request, cost_s, act)
-        return call
+        process, sent = self._process, bytearray(body)
+        return self._processor.post(request, cost_s, lambda: process.serve(request, sent))
 
     async def _compute(self, seconds: float) -> None:
         self._check_up()
@@ -335,3 +325,9 @@ class VirtualWorker:
                 with suppress(Unavailable):
                     self._post(undo)
             raise
+
+
+def _expected(answer: Answer, expected: type[AnswerT]) -> AnswerT:
+    if not isinstance(answer, expected):
+        raise LocalFault(f"the worker answered {answer!r} where {expected.__name__} was due")
+    return answer

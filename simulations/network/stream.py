@@ -120,14 +120,17 @@ class VirtualStream:
 
     def send_nowait(self, data: bytes | bytearray | memoryview) -> bool:
         self._check_sendable()
-        whole = memoryview(data).cast("B")
+        whole = data if isinstance(data, bytes) else memoryview(data).cast("B")
         if len(whole) > self._room_bytes or self._writers.tasks:
             return False
+        if len(whole) <= SEGMENT_BYTES:
+            self._post(whole)
+            return True
         for start in range(0, len(whole), SEGMENT_BYTES):
             self._post(whole[start : start + SEGMENT_BYTES])
         return True
 
-    def _post(self, segment: memoryview) -> None:
+    def _post(self, segment: bytes | memoryview) -> None:
         size_bytes = len(segment)
         self._room_bytes -= size_bytes
         self._wire.post(DATA, self.twin.arrive, bytes(segment), size_bytes)
@@ -139,7 +142,8 @@ class VirtualStream:
     # Receiving ---------------------------------------------------------------------------------------------------------
 
     async def receive(self, max_bytes: int = 65_536) -> bytes:
-        await self._take_turns()
+        if self._inbound or self._is_ended or self._failure is not None:
+            await self._take_turns()
         while not (self._inbound or self._is_ended or self._failure is not None):
             await self._readers.wait()
         if self._failure is not None and (self._was_reset_here or not self._is_ended):

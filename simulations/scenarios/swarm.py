@@ -68,7 +68,7 @@ def draw_profile(scenario: Scenario, dice: Chance, nodes: int | None = None) -> 
     return Profile(
         count,
         tuple(sorted(kinds)),
-        dice.choice((4.0, 10.0, 25.0)),
+        dice.choice((4.0, 10.0, 25.0, 60.0)),
         _links(dice),
         tuple(_machine(dice) for _ in range(dice.randint(1, 3))),
         _workload(scenario.workload, dice),
@@ -77,7 +77,7 @@ def draw_profile(scenario: Scenario, dice: Chance, nodes: int | None = None) -> 
 
 
 def _machine(dice: Chance) -> Machine:
-    return Machine(layer_ms=(2.0, dice.choice((4.0, 12.0))), load_s=(0.1, dice.choice((0.1, 0.5, 1.0))))
+    return Machine(layer_ms=(2.0, dice.choice((4.0, 12.0))), load_s=(0.1, dice.choice((0.1, 0.5, 1.0, 4.0))))
 
 
 def _links(dice: Chance) -> tuple[LinkSpec, ...]:
@@ -166,7 +166,10 @@ def _disk_fault(at_s: float, names: list[str], losable: list[str], dice: Chance)
         case 1:
             return [f.DiskSlow(at_s, node, for_s, _span(dice, (0.002, 0.02), (0.02, 0.2)))]
         case 2 if losable:
-            return [f.Crash(at_s, losable.pop(), _span(dice, (0.05, 1.0), (1.0, 8.0)), disk="lost")]
+            # Without a word, it is missed only when somebody else has its address.
+            is_silent = dice.random() < 0.5
+            restart_s = _span(dice, (0.05, 1.0), (1.0, 8.0))
+            return [f.Crash(at_s, losable.pop(), restart_s, is_silent, disk="lost")]
         case 3:
             return [f.Crash(at_s, node, _span(dice, (0.1, 5.0)), silent=True, disk="rolled_back")]
         case _:
@@ -228,8 +231,9 @@ def _link(at_s: float, names: list[str], losable: list[str], dice: Chance) -> li
 
 
 def _clock(at_s: float, names: list[str], losable: list[str], dice: Chance) -> list[Fault]:
-    # Beyond `HEALTH_TTL_S`, so that words come that are long over or of days to come; seldom near `CLOCK_SKEW_S`.
-    by_s = round(dice.choice((-1, 1)) * _span(dice, (0.01, 2.0), (2.0, 100.0)), 3)
+    # Beyond `HEALTH_TTL_S`, so that words come that are long over or of days to come, and beyond `CLOCK_SKEW_S`, so that no
+    # certificate holds; seldom near either.
+    by_s = round(dice.choice((-1, 1)) * _span(dice, (0.01, 2.0), (2.0, 100.0), (700.0, 4000.0)), 3)
     return [f.ClockJump(at_s, dice.choice(names), by_s, dice.choice((0.0, -200.0, 200.0)))]
 
 

@@ -220,7 +220,7 @@ class WorkerContract:
         await rig.close_all()
         with pytest.raises(Unavailable):
             await rig.through(PROMPT, 0)
-        absent = replace(rig.specs[0].shard, version=9)
+        absent = structs.replace(rig.specs[0].shard, version=9)
         with pytest.raises(Unavailable):
             await rig.worker.open_cache(absent, SESSION, 0, CacheSpec(8, ROWS_MAX, None))
         await rig.worker.close_cache(absent, SESSION, 0)

@@ -94,10 +94,10 @@ MUTANTS = (
         "another node at the address of one that is pinged ends the detector",
     ),
     Mutant(
-        "redial-meets-another",
+        "redial-is-refused",
         MESSENGER,
         '        except (Unavailable, RemoteFault) as error:\n            log.debug("a redial failed"',
         '        except Unavailable as error:\n            log.debug("a redial failed"',
-        "another node at the address of a lost one ends the detector",
+        "a lost member that no longer lets this node in ends the detector",
     ),
 )

@@ -42,17 +42,19 @@ TURNS_REMEMBERED: Final = (
 
 @dataclass(slots=True)
 class _Shard:
-    """One that is held: `lengths` counts its caches by how many stages their ring has."""
+    """One that is held: `lengths` counts its caches by how many stages their ring has, `together_max` follows from them."""
 
     rows: BatchRows
     short: Rotation[StepKey] = field(default_factory=Rotation)
     turns: deque[int] = field(default_factory=lambda: deque(maxlen=TURNS_REMEMBERED))  # the steps of each
     lengths: Counter[int] = field(default_factory=Counter)
+    together_max: int = 1
 
-    @property
-    def together_max(self) -> int:
+    def count(self, stages: int, caches: int) -> None:
+        """So many more caches of rings of that length, or fewer."""
+        self.lengths[stages] += caches
         share = sum(count / stages for stages, count in self.lengths.items())
-        return min(self.rows.best, max(self.rows.free, math.ceil(share - 1e-9)))
+        self.together_max = min(self.rows.best, max(self.rows.free, math.ceil(share - 1e-9)))
 
 
 @dataclass(slots=True)
@@ -105,7 +107,7 @@ class StepQueue:
     def open(self, key: StepKey, spec: CacheSpec) -> None:
         """A cache of a shard that is held; it is not open yet."""
         self._caches[key] = _Cache(spec.peer, spec.stages)
-        self._shards[key[0]].lengths[spec.stages] += 1
+        self._shards[key[0]].count(spec.stages, 1)
 
     def is_open(self, key: StepKey) -> bool:
         return key in self._caches
@@ -116,7 +118,7 @@ class StepQueue:
         if cache is None:
             return []
         shard = self._shards[key[0]]
-        shard.lengths[cache.stages] -= 1
+        shard.count(cache.stages, -1)
         shard.short.discard(cache.peer, key)
         if not shard.short:
             self._short_shards.pop(key[0], None)

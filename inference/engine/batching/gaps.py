@@ -31,8 +31,9 @@ class Gaps:
     def advance(self, now: float) -> None:
         """A layer of the turn, or all of it, is done."""
         assert self._running is not None
-        self._longest_s[self._running] = max(self._longest_s[self._running], now - self._advanced_at)
-        self._advanced_at = now
+        gap_s, self._advanced_at = now - self._advanced_at, now
+        if gap_s > self._longest_s[self._running]:
+            self._longest_s[self._running] = gap_s
 
     def forget(self, shard: ShardId) -> None:
         for is_chunk in (False, True):

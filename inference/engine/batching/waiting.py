@@ -38,11 +38,13 @@ class WaitingStep:
     frame: Frame
     done: int = 0
     is_over: bool = False
+    rows: int = field(init=False)  # those of its next turn
     _parts: list[Body] = field(default_factory=list)
 
-    @property
-    def rows(self) -> int:
-        """Those of its next turn."""
+    def __post_init__(self) -> None:
+        self.rows = self._next_rows()
+
+    def _next_rows(self) -> int:
         position, rows = self.frame.header.position + self.done, self.frame.header.rows - self.done
         return min(rows, limits.PREFILL_CHUNK_ROWS - position % limits.PREFILL_CHUNK_ROWS)
 
@@ -75,7 +77,8 @@ class WaitingStep:
     def add(self, out: Body) -> None:
         """The turn came to these output rows."""
         self.done += self.rows
-        self.is_over = self.done >= self.frame.header.rows
+        self.rows = self._next_rows()
+        self.is_over = not self.rows
         self._parts.append(out)
 
     @property

@@ -51,12 +51,13 @@ class Node:
     def __init__(self, made: Machine | None = None) -> None:
         self.machine = made or machine(OWN)
         self.now = 0.0
+        self.wrong_ms = 0
         for peer in (NEAR, FAR):
             self.hear(Join(urgent=False), peer)
 
     @property
     def wall_ms(self) -> int:
-        return WALL + int(self.now * 1000)
+        return WALL + int(self.now * 1000) + self.wrong_ms
 
     def do(self, event: object) -> list[Output]:
         return self.machine.handle(event, self.now, self.wall_ms)  # type: ignore[arg-type]
@@ -64,8 +65,10 @@ class Node:
     def hear(self, message: object, peer: object = NEAR) -> list[Output]:
         return self.do(Received(peer, message))  # type: ignore[arg-type]
 
-    def say(self, key: str, body: bytes = b"x", ttl_s: float = 60) -> list[Output]:
-        return self.do(Publish(Topic.HEALTH, key, body, ttl_s))
+    def say(
+        self, key: str, body: bytes = b"x", ttl_s: float = 60, topic: Topic = Topic.HEALTH
+    ) -> list[Output]:
+        return self.do(Publish(topic, key, body, ttl_s))
 
     def wait(self, for_s: float) -> list[Output]:
         """Rings whenever it wants to."""
@@ -274,6 +277,70 @@ def test_what_must_not_count_changes_nothing_and_is_counted(kind: str, push: Pus
     assert node.items() == before
     assert node.machine.counts[kind] == 1
     assert node.machine.neighbours == (NEAR, FAR)
+
+
+@pytest.mark.parametrize("wrong_s", [-3600, 3600])
+def test_what_was_said_by_a_wrong_clock_is_dated_anew_when_it_is_set(wrong_s: int) -> None:
+    node = Node()
+    node.wrong_ms = 1000 * wrong_s
+    node.wait(1)
+    node.say("k", b"said", ttl_s=600, topic=Topic.CLAIMS)
+    node.say("dated", b"within", ttl_s=600)
+    node.wait(60)
+    node.wrong_ms = 0
+    outputs = [*node.do(Alarm()), *node.wait(1)]
+    (again,) = [decode_bundle(each.message.body) for each in sent(outputs, Push)]  # type: ignore[union-attr]
+    assert abs(again.made_ms - node.wall_ms) < 2000
+    assert [(item.key, item.body, item.ttl_s) for item in again.items] == [("k", b"said", 540)]
+    assert len(node.machine.items(Topic.CLAIMS, node.wall_ms)) == 1
+
+
+def test_what_a_wrong_clock_took_for_expired_is_wanted_again_when_it_is_set() -> None:
+    node = Node()
+    push = word(made_ms=WALL)
+    assert heard(node.hear(push))
+    node.wrong_ms = 3_600_000
+    node.wait(2 * limits.GOSSIP_REPAIR_S)
+    assert not node.machine.size[1]
+    node.wrong_ms = 0
+    node.do(Alarm())
+    assert heard(node.hear(push))
+
+
+def test_what_expired_by_a_wrong_clock_out_of_a_bundle_that_stands_is_heard_again_when_it_is_set() -> None:
+    node = Node()
+    short, long = Item(HEALTH, "short", b"x", 600), Item(HEALTH, "long", b"x", 86_400)
+    assert len(heard(node.hear(push_of(AUTHOR, WALL, short, long, made_ms=WALL)))) == 2
+    size = node.machine._table.authors[AUTHOR].size_bytes
+    node.wrong_ms = 3_600_000
+    node.wait(2 * limits.GOSSIP_REPAIR_S)
+    assert node.items() == {"long": b"x"}
+    node.wrong_ms = 0
+    assert [each.key for each in heard(node.do(Alarm()))] == ["short"]
+    assert node.items() == {"short": b"x", "long": b"x"}
+    assert node.machine._table.authors[AUTHOR].size_bytes == size
+
+
+@pytest.mark.parametrize("wrong_s", [-3600, 3600])
+def test_what_a_wrong_clock_refused_is_taken_when_it_is_set(wrong_s: int) -> None:
+    node = Node()
+    node.wrong_ms = 1000 * wrong_s
+    node.wait(1)
+    push = word(made_ms=WALL)
+    assert not heard(node.hear(push))
+    node.wrong_ms = 0
+    node.wait(1)
+    assert heard(node.hear(push))
+
+
+def test_a_clock_that_drifts_or_is_slewed_changes_nothing() -> None:
+    node = Node()
+    node.say("k")
+    node.wait(1)
+    for _ in range(100):
+        node.wrong_ms += 100
+        assert not sent(node.wait(1), Push)
+    assert node.machine.counts["clock_set"] == 0
 
 
 def test_a_clock_ten_minutes_ahead_is_borne_with() -> None:

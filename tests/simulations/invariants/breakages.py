@@ -171,6 +171,23 @@ def swapped_places(mesh: Mesh) -> AbstractContextManager[None]:
     return having(places[0], "peer", STRANGER)
 
 
+@contextmanager
+def unknown_while_loading(mesh: Mesh) -> Iterator[None]:
+    """A stage of the session is said to wait for a range that its holder loads for nobody that it knows."""
+    id_, (_, running) = next(iter(mesh.entered.items()))
+    place = running.places[0]
+    holder = mesh.by_peer[place.peer]
+    grant = next(each for each in holder.grants if each.offer.range == place.range)
+    stops = holder.daemon.placement._holder._stops
+    with (
+        having(place, "opened", False),
+        having(place, "busy", True),
+        lacking(holder.opened, (id_, 0)),  # type: ignore[arg-type]
+        holding(stops, grant, trio.CancelScope()),
+    ):
+        yield
+
+
 def falling_rank(mesh: Mesh) -> AbstractContextManager[None]:
     ranks = sight(mesh).ranks
     return holding(ranks, next(iter(ranks)), (0, PeerId("")))  # type: ignore[arg-type]

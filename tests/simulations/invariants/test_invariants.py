@@ -82,6 +82,7 @@ BREAKAGES: dict[str, b.Breakage] = {
     "counted_rows_are_cached": lambda mesh: b.having(b.stage(mesh), "rows", 5000),
     "routes_are_contiguous": b.gap_in_route,
     "stages_serve_their_places": b.swapped_places,
+    "stages_that_wait_are_known": b.unknown_while_loading,
     "lost_peers_stay_out": lambda mesh: b.having(
         b.session(mesh), "excluded", {b.session(mesh).places[0].peer}
     ),
@@ -155,9 +156,7 @@ BREAKAGES: dict[str, b.Breakage] = {
     "tables_are_bounded": b.overfull,
     "connections_are_bounded": b.crowded,
     "stages_are_bounded": lambda mesh: b.having(b.stage(mesh), "rows", 5000),
-    "tasks_are_bounded": lambda mesh: b.having(
-        b.sight(mesh), "tasks", lambda: iter([trio.lowlevel.current_task()] * 5000)
-    ),
+    "tasks_are_bounded": lambda mesh: b.having(b.sight(mesh), "task_names", lambda: ["a task"] * 5000),
     "nobody_panics": b.panic,
     "handlers_have_no_bugs": b.bug_in_handler,
     "loops_are_on_time": b.late_loop,

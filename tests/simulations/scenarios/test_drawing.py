@@ -20,7 +20,7 @@ from simulations.scenarios.script import NodeSpec, Script
 
 GOLDEN = {
     ("churn", 1): "7240c3a61d54fa664eb1303619cdc533",
-    ("swarm", 7): "2e41f6c932c747ec8507d6177ae74e88",
+    ("swarm", 7): "564f1828bd8d46ec89240531dcbe746e",
 }
 
 
