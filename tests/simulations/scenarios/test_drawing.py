@@ -20,7 +20,7 @@ from simulations.scenarios.script import NodeSpec, Script
 
 GOLDEN = {
     ("churn", 1): "7240c3a61d54fa664eb1303619cdc533",
-    ("swarm", 7): "564f1828bd8d46ec89240531dcbe746e",
+    ("swarm", 7): "e313d37698f5bf36d535065950ea0987",
 }
 
 
