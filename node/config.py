@@ -100,6 +100,7 @@ class WorkerConfig(msgspec.Struct, frozen=True):
     memory_mb: Count = 0
     layers_max: Count = 0
     accept_offers: Flag = True
+    prefix_cache: Flag = True
 
 
 class ModelConfig(msgspec.Struct, frozen=True):

@@ -118,6 +118,7 @@ class Daemon:
             self.placement.adoptable,
             self.picture.score,
             self._minor_of,
+            shares_prefix=config.worker.prefix_cache,
         )
         self._foreign = foreign
         self.faults: Final = self._make_faults()

@@ -91,7 +91,10 @@ class Generation:
         adopt: Adopt | None = None,
         score: Score = unscored,
         minor_of: MinorOf = newest,
+        *,
+        shares_prefix: bool = True,
     ) -> None:
+        self._shares_prefix = shares_prefix
         self._adopt = adopt
         self._score = score
         self._minor_of = minor_of
@@ -165,7 +168,16 @@ class Generation:
         session = SessionId(self._randomness.token_bytes(16).hex())
         stop_ids = tuple(sorted({*text.eos_ids, *config.eos_ids}))
         rows_max = len(prompt) + tokens
-        return e.Order(session, note.digest, prompt, rows_max, sampling, stop_ids, config.vocabulary)
+        return e.Order(
+            session,
+            note.digest,
+            prompt,
+            rows_max,
+            sampling,
+            stop_ids,
+            config.vocabulary,
+            self._shares_prefix,
+        )
 
     def _prompt(self, request: api.GenerateRequest, text: Text) -> tuple[int, ...]:
         if request.messages is None:

@@ -19,7 +19,8 @@ class MachineMemory(msgspec.Struct, frozen=True):
 
 
 class ProcessMemory(msgspec.Struct, frozen=True):
-    """`budget_bytes`, which the operator gave, = weights + what sessions have reserved + the rest; of that rest `free_bytes` are there.
+    """`budget_bytes`, which the operator gave, = weights + what sessions have reserved + the rest; of that rest `free_bytes` are there,
+    `prefix_bytes` included, which are kept of prompts until somebody wants them.
 
     `used_bytes` of the reserved ones are written. `resident_bytes` is the whole process, `private_bytes` without what it shares
     with files, and `limit_bytes` what that may come to.
@@ -34,6 +35,7 @@ class ProcessMemory(msgspec.Struct, frozen=True):
     resident_bytes: int
     private_bytes: int
     limit_bytes: int
+    prefix_bytes: int = 0
 
 
 class ShardMemory(msgspec.Struct, frozen=True):

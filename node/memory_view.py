@@ -48,14 +48,15 @@ class MemoryView:
         if level is Level.NORMAL:
             return ()
         taken = ("it opens no more sessions and takes no more layers",)
+        dropped = "it keeps no prompts for later sessions"
         if level is Level.HIGH:
-            return taken
+            return (*taken, dropped)
         spare = (
             "it lets go of standbys, which stay on disk"
             if self.watch.has_spare_range
             else "it has no standby left to let go of: withdraw a model here, or stop another program"
         )
-        return (*taken, f"it computes at most {PINCHED_ROWS} rows in a turn", spare)
+        return (*taken, f"it computes at most {PINCHED_ROWS} rows in a turn", spare, dropped)
 
     def _worker(self, measured: Measured, used: WorkerMemory) -> memory.ProcessMemory:
         return memory.ProcessMemory(
@@ -68,6 +69,7 @@ class MemoryView:
             resident_bytes=measured.worker.resident_bytes,
             private_bytes=measured.worker.private_bytes,
             limit_bytes=self.watch.limit_bytes,
+            prefix_bytes=used.prefix_bytes,
         )
 
     def _shard(self, shard: ShardId, used: WorkerMemory) -> memory.ShardMemory:

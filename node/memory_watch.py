@@ -11,7 +11,16 @@ import structlog
 import trio
 
 from inference.engine.memory.orphans import Orphans
-from inference.engine.memory.pressure import Accept, Action, LimitRows, Pressure, Reading, Refuse, ShedRange
+from inference.engine.memory.pressure import (
+    Accept,
+    Action,
+    DropPrefixes,
+    LimitRows,
+    Pressure,
+    Reading,
+    Refuse,
+    ShedRange,
+)
 from inference.placement.driver import Placement
 from inference.sessions.shard import ShardServer
 from mesh.rpc import deadline
@@ -100,6 +109,7 @@ class MemoryWatch:
             promised=memory.reserved_bytes - memory.used_bytes,
             worker=measured.worker.private_bytes,
             allowed=self.limit_bytes,
+            kept=memory.prefix_bytes,
         )
 
     async def _act(self, action: Action) -> None:
@@ -111,6 +121,9 @@ class MemoryWatch:
             case LimitRows(rows):
                 with suppress(Unavailable), deadline(limits.REPLY_S, "the worker does not answer"):
                     await self._worker.limit_rows(rows)
+            case DropPrefixes():
+                with suppress(Unavailable), deadline(limits.REPLY_S, "the worker does not answer"):
+                    await self._worker.drop_prefixes()
             case ShedRange():
                 await self._shed()
             case _:

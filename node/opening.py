@@ -33,6 +33,7 @@ from node.machine import (
 )
 from node.memory_watch import Measured
 from node.processes import torch_worker
+from protocols import limits
 from protocols.ids import NetworkId
 from protocols.seams import ForeignPeers, Network, Randomness, Seams
 from protocols.streams import Plane
@@ -46,7 +47,12 @@ async def open_daemon(config: Config, folders: Folders) -> AsyncIterator[api.Nod
     identity = load_identity(disk, randomness, clock.wall())
     network_id = decide_network(disk, identity, randomness, clock.wall(), config.mesh.join or None)
     worker_bytes = config.worker.memory_mb << 20 or spare_memory_bytes()
-    spawn = torch_worker(config.worker.threads or cores(), worker_bytes, f"{folders.cache}/quantised")
+    spawn = torch_worker(
+        config.worker.threads or cores(),
+        worker_bytes,
+        f"{folders.cache}/quantised",
+        limits.KV_PREFIX_SHARE if config.worker.prefix_cache else 0.0,
+    )
     worker = WorkerClient(spawn, worker_bytes, _room_bytes)
     async with peer_nursery() as nursery:
         async with peer_nursery() as starting:

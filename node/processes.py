@@ -16,6 +16,7 @@ from typing import Final
 import trio
 
 from inference.engine.worker.client import Spawn
+from protocols import limits
 from protocols.errors import LocalFault
 
 SOCKET_BUFFER_BYTES: Final = 4 << 20  # a prefill chunk of 128 rows at 8192 x 4 bytes goes in without a pause
@@ -39,14 +40,23 @@ class ChildProcess:
         self.process.kill()
 
 
-def torch_worker(threads: int, memory_bytes: int, quantised: str = "") -> Spawn:
-    """Spawns workers with that many torch threads and that much memory for shards and caches.
+def torch_worker(
+    threads: int, memory_bytes: int, quantised: str = "", prefix_share: float = limits.KV_PREFIX_SHARE
+) -> Spawn:
+    """Spawns workers with that many torch threads and that much memory for shards and caches, of which prompts that are kept for
+    later sessions may have `prefix_share`.
 
     Weights that they quantise are kept in the folder `quantised`, if it has a name.
     """
     # -P: a folder called inference where the user happens to stand is not ours.
     return python_child(
-        "-P", "-m", "inference.engine.worker.process", str(threads), str(memory_bytes), quantised
+        "-P",
+        "-m",
+        "inference.engine.worker.process",
+        str(threads),
+        str(memory_bytes),
+        quantised,
+        str(prefix_share),
     )
 
 

@@ -13,7 +13,8 @@ from protocols.errors import Malformed, Unauthenticated
 from protocols.ids import NetworkId
 
 MAJOR: Final = 1
-MINOR: Final = 1  # 1: sampling beyond temperature, top_k and top_p; log-probabilities
+MINOR: Final = 2
+"""1: sampling beyond temperature, top_k and top_p; log-probabilities. 2: rows of a prompt that an earlier session left."""
 
 
 class Hello(msgspec.Struct, frozen=True, array_like=True):

@@ -316,6 +316,10 @@ WORKER_HEADER_BYTES_MAX: Final = (
 WORKER_PROGRESS_S: Final = 0.05
 KV_SESSION_SHARE: Final = 0.5  # of a worker's memory for caches that one session may have
 KV_PEER_SHARE: Final = 0.75  # and all sessions of one peer: somebody else still finds room
+KV_PREFIX_SHARE: Final = (
+    0.25  # and blocks of prompts kept for later sessions, which make way whenever a session wants their room
+)
+PREFIX_BLOCKS_MAX: Final = 1024  # named when a stage is opened: 34 bytes each, 34 KiB for 131,072 rows
 WORKER_START_S: Final = 120.0  # importing torch from a cold and slow disk
 WORKER_STOP_S: Final = 2.0  # after this, a worker that has been told to end is killed
 WORKER_RESTART_S_MIN: Final = 0.5  # waited before the second restart; doubles with each, the first is at once

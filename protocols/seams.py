@@ -262,7 +262,8 @@ class CacheSpec:
     """The KV of one session at one stage: `rows_max` rows; rows from `prompt_rows` on attend row by row in `exact`.
 
     `peer` is the entry, whose quota it counts towards; `stages` is how many the session's rows run through in turn;
-    `stop_ids` end the answer.
+    `stop_ids` end the answer. `prefix` names the whole blocks of the prompt: rows that an earlier session of that peer left
+    under such a name are taken over, and those that frames of `epoch` bring are left for later ones.
     """
 
     prompt_rows: int
@@ -271,6 +272,8 @@ class CacheSpec:
     peer: PeerId = NOBODY
     stages: int = 1
     stop_ids: tuple[int, ...] = ()
+    prefix: tuple[bytes, ...] = ()
+    epoch: int = 0
 
 
 CacheKey = tuple[ShardId, SessionId, int]
@@ -290,11 +293,13 @@ class CacheUse:
 
 @dataclass(frozen=True, slots=True)
 class WorkerMemory:
-    """`budget_bytes` is what the operator gave; `shards` are the bytes of the weights that are loaded."""
+    """`budget_bytes` is what the operator gave; `shards` are the bytes of the weights that are loaded. `prefix_bytes` are kept of
+    sessions for later ones, and make way for whatever else is to be had."""
 
     budget_bytes: int
     shards: Mapping[ShardId, int]
     caches: tuple[CacheUse, ...]
+    prefix_bytes: int = 0
 
     @property
     def reserved_bytes(self) -> int:
@@ -346,6 +351,9 @@ class ShardWorker(Protocol):
     async def limit_rows(self, rows: int | None) -> None:
         """At most that many rows in a turn from now on, or None as many as are worth it. A new process knows of no limit."""
 
+    async def drop_prefixes(self) -> None:
+        """Let go of all rows that are kept for later sessions."""
+
     def waiting(self) -> int:
         """Requests that wait for one before them."""
 
@@ -354,8 +362,8 @@ class ShardWorker(Protocol):
 
     async def unload(self, shard: ShardId) -> None: ...
 
-    async def open_cache(self, shard: ShardId, session: SessionId, stage: int, spec: CacheSpec) -> None:
-        """Raises `Overloaded` if the KV does not fit."""
+    async def open_cache(self, shard: ShardId, session: SessionId, stage: int, spec: CacheSpec) -> int:
+        """How many rows it has already, see `CacheSpec.prefix`. Raises `Overloaded` if the KV does not fit."""
 
     async def step(self, shard: ShardId, frame: Frame) -> StepResult:
         """Truncate the cache of (frame's session, frame's stage) to `truncate_to`, which must equal `position`, and

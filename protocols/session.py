@@ -29,6 +29,7 @@ from protocols.placement import Count, Digest, LayerRange, Reason
 Session = Annotated[SessionId, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]
 Epoch = Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)]
 StageIndex = Annotated[int, msgspec.Meta(ge=0, lt=limits.STAGES_MAX)]
+BlockName = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 TokenId = Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)]
 
 
@@ -89,7 +90,8 @@ class OpenStage(msgspec.Struct, frozen=True, array_like=True, tag="open"):
 
     `rows_max` rows of KV are reserved. `forward_from`: outputs of rows before this position are not sent on, because
     the stage behind has them (a standby that is being rebuilt). `prompt_rows` fixes where row-wise attention begins;
-    `stages` is how many the route has.
+    `stages` is how many the route has. `prefix` names the whole blocks of the prompt, for what earlier sessions of this entry
+    have left at the stage and what this one leaves (inference/sessions/prefix.py).
     """
 
     session: Session
@@ -104,10 +106,14 @@ class OpenStage(msgspec.Struct, frozen=True, array_like=True, tag="open"):
     stop_ids: Annotated[tuple[TokenId, ...], msgspec.Meta(max_length=limits.STOP_IDS_MAX)] = ()
     forward_from: Count = 0
     stages: Annotated[int, msgspec.Meta(ge=1, le=limits.STAGES_MAX)] = 1
+    prefix: Annotated[tuple[BlockName, ...], msgspec.Meta(max_length=limits.PREFIX_BLOCKS_MAX)] = ()
 
 
 class StageOpened(msgspec.Struct, frozen=True, array_like=True, tag="opened"):
+    """`rows` of the prompt are there already. The first frame that comes says how many of them the session goes by."""
+
     epoch: Epoch
+    rows: Count = 0
 
 
 class StageRefused(msgspec.Struct, frozen=True, array_like=True, tag="refused"):

@@ -18,6 +18,7 @@ from inference.engine.head import Head
 from inference.engine.kernels.quantised_folder import QuantisedFolder
 from inference.engine.layers import read_embedding, read_head, read_layer, read_norm
 from inference.engine.memory.kv_cache import KvBudget, KvCache, cache_bytes
+from inference.engine.memory.prefixes import Block, Chain, left_blocks, taken_blocks_max
 from inference.engine.numerics.exactness import exact_spans, fast_spans
 from inference.engine.numerics.selftest import Arithmetic, find_arithmetic
 from inference.engine.sampling.drawing import Drawing, make_drawing
@@ -30,10 +31,11 @@ from inference.model.precision import PRECISIONS
 from inference.model.rope import RopeTables
 from inference.model.step_plan import Segment, StepPlan, make_plan, make_spans
 from inference.model.weights import TORCH_DTYPES
+from protocols import limits
 from protocols.errors import Malformed, Overloaded, WeftError
 from protocols.ids import SessionId
 from protocols.placement import LayerRange
-from protocols.seams import CacheSpec, ShardLoaded, TensorFile
+from protocols.seams import NOBODY, CacheSpec, ShardLoaded, TensorFile
 from protocols.tensor import Frame, Header, Kind, Numerics
 
 WIRE_DTYPES: Final = {name: precision.wire for name, precision in PRECISIONS.items()}
@@ -56,6 +58,7 @@ class _Opened:
     spec: CacheSpec
     size_bytes: int
     drawing: Drawing | None  # where the range ends the model
+    chain: Chain
 
     @property
     def reads_tokens(self) -> bool:
@@ -99,11 +102,13 @@ class ShardEngine:
         self.numerics = numerics
         self.arithmetic: Arithmetic = find_arithmetic(config, dtype, numerics)
         self.resident_bytes = config.range_bytes(layer_range, dtype)
+        self._row_bytes = config.kv_bytes_per_row(layer_range, dtype)
         self._numerics = WIRE_NUMERICS[numerics]
         self._torch_dtype = TORCH_DTYPES[dtype]
         self._rope = RopeTables(config, self._torch_dtype)
         self._budget = budget
         self._opened: dict[CacheKey, _Opened] = {}
+        self._identity = object()  # of what is kept of its caches
         reader = ShardReader(config, layer_range, tensors, dtype, on_progress, kept)
         with torch.inference_mode(), reader:
             self._embedding = read_embedding(config, reader) if self.starts_model else None
@@ -133,7 +138,7 @@ class ShardEngine:
         return ShardLoaded(self.resident_bytes, self.arithmetic.numerics_class, self.arithmetic.is_exact)
 
     def open_cache(self, key: CacheKey, spec: CacheSpec) -> int:
-        """Reserve `spec.rows_max` rows and give their bytes.
+        """Reserve `spec.rows_max` rows and give their bytes; `rows` then tells how many are there already, of `spec.prefix`.
 
         Raises `Overloaded` if they do not fit, `Malformed` if they can't be served.
         """
@@ -146,14 +151,20 @@ class ShardEngine:
         if self.ends_model and spec.sampling is None:
             raise Malformed("the stage that ends the model needs sampling parameters")
         drawing = make_drawing(spec, self._grammar_tokens) if self.ends_model else None
-        size_bytes = cache_bytes(self.config.kv_bytes_per_row(self.range, self.dtype), spec.rows_max)
+        size_bytes = cache_bytes(self._row_bytes, spec.rows_max)
+        chain = Chain((self._identity, self._rope.turns_long(spec.rows_max)), spec.peer, spec.prefix)
+        taken = self._budget.prefixes.find(chain, taken_blocks_max(spec))
         self._budget.reserve(size_bytes, key[0], spec.peer)
         try:
             kv = KvCache(self.config, self.range.layers, spec.rows_max, self._torch_dtype)
         except (MemoryError, RuntimeError) as error:  # torch's allocator raises the latter
             self._budget.release(size_bytes, key[0], spec.peer)
             raise Overloaded(f"the machine has no {size_bytes} bytes for a cache") from error
-        self._opened[key] = _Opened(kv, spec, size_bytes, drawing)
+        for block in taken:
+            if drawing is not None:
+                drawing.note(kv.rows, block.tokens)
+            kv.append(block.rows)
+        self._opened[key] = _Opened(kv, spec, size_bytes, drawing, chain)
         return size_bytes
 
     def close_cache(self, key: CacheKey) -> None:
@@ -163,9 +174,11 @@ class ShardEngine:
             self._budget.release(opened.size_bytes, key[0], opened.spec.peer)
 
     def close(self) -> None:
-        """Let go of the weights and of all caches; the engine is of no use afterwards."""
+        """Let go of the weights, of all caches and what was kept of them; the engine is of no use afterwards."""
         for key in list(self._opened):
             self.close_cache(key)
+        for is_long in (False, True):
+            self._budget.prefixes.forget((self._identity, is_long))
         self._layers.clear()
         self._embedding = self._head = None
 
@@ -218,6 +231,7 @@ class ShardEngine:
             segment.opened.kv.rows += segment.frame.header.rows
             if segment.opened.drawing is not None:
                 segment.opened.drawing.note(segment.frame.header.position, segment.frame.tokens)
+            self._keep_prefix(segment)
         if self.ends_model:
             return self._sampled(x, plan, segments)
         outs = [x[each.start : each.start + each.rows] for each in plan.segments]
@@ -236,9 +250,12 @@ class ShardEngine:
         for kv in kvs:
             kv.layers[0].keys.zero_()
             kv.layers[0].values.zero_()
-        spec = CacheSpec(1, _TRIAL_ROWS, None)
+        spec, chain = CacheSpec(1, _TRIAL_ROWS, None), Chain(None, NOBODY, ())
         plan = self._plan(
-            [_Segment(_Opened(kv, spec, 0, None), Frame(header, (0,), b""), ((at, at + 1),)) for kv in kvs]
+            [
+                _Segment(_Opened(kv, spec, 0, None, chain), Frame(header, (0,), b""), ((at, at + 1),))
+                for kv in kvs
+            ]
         )
         x = torch.ones(plan.blocks[-1].stop, self.config.hidden, dtype=self._torch_dtype)
 
@@ -251,6 +268,25 @@ class ShardEngine:
     def rows(self, key: CacheKey) -> int:
         """How many rows the cache holds."""
         return self._opened[key].kv.rows
+
+    def _keep_prefix(self, segment: _Segment) -> None:
+        """Leave whole blocks of the prompt for later sessions of the same peer."""
+        opened, frame = segment.opened, segment.frame
+        prefixes, chunk = self._budget.prefixes, limits.PREFILL_CHUNK_ROWS
+        for index in left_blocks(opened.spec, frame.header):
+            bytes_max, size_bytes = self._budget.prefix_bytes_max, chunk * self._row_bytes
+            if not prefixes.makes_room(opened.chain, index, size_bytes, bytes_max):
+                continue
+            start = index * chunk - frame.header.position
+            tokens = frame.tokens[start : start + chunk]
+            try:
+                rows = opened.kv.copied(index * chunk, (index + 1) * chunk)
+            except (MemoryError, RuntimeError):  # as when a cache is opened; here nobody needs it
+                return
+            # What some neighbour's fault has spoilt ends with the session.
+            if not torch.isfinite(rows.sum()) or max(tokens) >= self.config.vocabulary:
+                return
+            prefixes.keep(opened.chain, index, Block(rows, tokens, size_bytes))
 
     # The way in ------------------------------------------------------------------------------------------------------
 

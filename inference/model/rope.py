@@ -76,6 +76,10 @@ class RopeTables:
         found = {rope: self._angles(rope, stretches, rows) for rope in dict.fromkeys(self._ropes)}
         return tuple(found[rope] for rope in self._ropes)
 
+    def turns_long(self, rows_max: int) -> bool:
+        """Whether a sequence of up to that many rows has the angles of long ones, which don't go with those of others."""
+        return any(_is_long(rope, rows_max) for rope in self._ropes)
+
     def _angles(self, rope: Rope, stretches: Sequence[Stretch], rows: int) -> Angles:
         tables = [self._table(rope, rows_max) for _, _, rows_max in stretches]
         if len(stretches) == 1:
@@ -89,11 +93,15 @@ class RopeTables:
         return torch.cat(cos), torch.cat(sin)
 
     def _table(self, rope: Rope, rows_max: int) -> RopeTable:
-        is_long = isinstance(rope.scaling, LongScaling) and rows_max > rope.scaling.original_context
+        is_long = _is_long(rope, rows_max)
         table = self._tables.get((rope, is_long))
         if table is None:
             table = self._tables[rope, is_long] = RopeTable(rope, self._dtype, is_long=is_long)
         return table
+
+
+def _is_long(rope: Rope, rows_max: int) -> bool:
+    return isinstance(rope.scaling, LongScaling) and rows_max > rope.scaling.original_context
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -19,7 +19,8 @@ from protocols.tensor import Kind
 class Order:
     """What is to be generated. `rows_max` is the prompt's rows and the most tokens to generate, together.
 
-    No token has an id of `vocabulary` or more.
+    No token has an id of `vocabulary` or more. `shares_prefix`: rows of the prompt are taken over from earlier sessions of this
+    entry, and left for later ones.
     """
 
     session: SessionId
@@ -29,6 +30,7 @@ class Order:
     sampling: Sampling
     stop_ids: tuple[int, ...] = ()
     vocabulary: int = 1 << 32
+    shares_prefix: bool = True
 
     def logprobs_of(self, sampled: Sampled) -> Logprobs | None:
         """If they were asked for. Raises `Malformed` for what can't have been sampled."""

@@ -1,7 +1,7 @@
 """What a stage has sent, kept so that the next stage can be rebuilt: the input journal of the stage behind.
 
-It holds output rows from row 0 on, up to a quota of bytes. Past the quota it gives up and frees everything, because a
-replay that does not begin at row 0 is of no use; such a session recovers by replay from its tokens.
+It holds output rows from the first that was computed on, up to a quota of bytes. Past the quota it gives up and frees
+everything, because a replay that does not begin there is of no use; such a session recovers by replay from its tokens.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ class Journal:
 
     bytes_max: int = limits.JOURNAL_BYTES_MAX
     rows: int = 0
+    begin: int = 0
     _frames: list[Frame] = field(default_factory=list)
     _size_bytes: int = 0
     _gave_up: bool = False
@@ -37,16 +38,17 @@ class Journal:
             self.clear()
             self._gave_up = True
 
-    def clear(self) -> None:
-        """Start over at row 0."""
+    def clear(self, rows: int = 0) -> None:
+        """Start over at row `rows`; those before it were computed by an earlier session."""
         self._frames.clear()
-        self.rows = self._size_bytes = 0
+        self.rows = self.begin = rows
+        self._size_bytes = 0
         self._gave_up = False
 
     def truncate(self, rows: int) -> None:
         """Forget all rows from `rows` on; a frame that reaches across keeps its first rows."""
-        if rows == 0:
-            self.clear()
+        if rows <= self.begin:
+            self.clear(rows)
         while self._frames and self.rows > rows:
             frame = self._frames.pop()
             self._size_bytes -= frame.size_bytes
@@ -55,7 +57,7 @@ class Journal:
                 self.append(_first_rows(frame, rows - self.rows))
 
     def reaches(self, rows: int) -> bool:
-        """Whether rows 0 to `rows` - 1 can be replayed."""
+        """Whether rows `begin` to `rows` - 1 can be replayed."""
         return not self._gave_up and self.rows >= rows
 
     def replay(self, prompt_rows: int, *, merge: bool) -> Iterator[Frame]:

@@ -35,6 +35,8 @@ class Place:
     step_ms: float = 0.0
     step_rows: int = 0
     reached: tuple[int, int] = (0, 0)  # the epoch it reports from, and its rows
+    kept: int = 0  # rows that an earlier session left it
+    base: int = 0  # the first row that came in, and so the first of its journal
 
     def report(self, progress: Progress, now: float) -> bool:
         """Take note; whether this stage has rows that it had not. Its worker may have advanced with those of others."""

@@ -9,7 +9,8 @@ OPENING ------------> RUNNING ---------------> REBUILDING --------------------->
 The log is append-only and a token is emitted only by being appended, so no token is lost, doubled or changed. When a
 stage is lost the epoch rises and `resume_at` is the row of the last token in the log: survivors truncate to it, the
 stage before the lost one replays its journal into the standby, and the last token is fed again. Where no journal
-reaches back (or the prompt was still on its way) every stage starts over from the tokens. A replay never samples.
+reaches back (or the prompt was still on its way) every stage starts over from the tokens. A replay never samples. Rows of
+the prompt that an earlier session left at every stage are fed to none, and are in no journal.
 
 Standbys are opened before survivors are rerouted, so that no frame can reach a stage that does not know its session.
 """
@@ -20,6 +21,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import assert_never
 
+from inference.sessions import prefix
+from inference.sessions.blames import blames
 from inference.sessions.events import (
     Alarm,
     Blame,
@@ -48,7 +51,7 @@ from inference.sessions.leak import Leak
 from inference.sessions.place import Place
 from protocols import limits
 from protocols.errors import Malformed, NoRoute, Unavailable
-from protocols.ids import PeerId, shortened
+from protocols.ids import PeerId
 from protocols.observations import Outcome
 from protocols.placement import LayerRange
 from protocols.session import (
@@ -123,8 +126,10 @@ class Session:
         place = self.places[index]
         place.heard_s = now
         match message:
-            case StageOpened():
-                place.opened, place.advanced_s = True, now
+            case StageOpened(_, rows):
+                if not prefix.can_be_kept(rows, self.order):
+                    return self._lose(index, f"has {rows} rows at first", now, Outcome.WRONG)
+                place.opened, place.kept, place.advanced_s = True, rows, now
                 return self._proceed(now)
             case StageRefused(reason):
                 return self._lose(index, f"refused: {reason}", now, Outcome.REFUSED)
@@ -174,28 +179,15 @@ class Session:
         accuser: int | None = None,
     ) -> list[Output]:
         """Every place that this peer fills is lost with it. `accuser`: the place that this is known from, if it is another."""
-        blames = self._blames(index, reason, outcome, accuser)
         peer = self.places[index].peer
+        blamed = blames(self.places, index, reason, outcome, accuser)
         self.excluded.add(peer)
         self.failovers += 1
         if self.failovers > limits.FAILOVERS_MAX:
             error = NoRoute(f"the session lost {self.failovers} stages; the last because: {reason}")
-            return [*blames, *self._fail(error)]
+            return [*blamed, *self._fail(error)]
         lost = [at for at, place in enumerate(self.places) if place.peer == peer]
-        return [*blames, *self._rebuild(lost, reason, now, outcome)]
-
-    def _blames(self, index: int, reason: str, outcome: Outcome, accuser: int | None) -> list[Output]:
-        place = self.places[index]
-        if accuser is None or self.places[accuser].peer == place.peer:
-            return [Blame(place.peer, place.range, outcome, reason)]
-        # Nobody can ruin another's name by a word that costs nothing.
-        other = self.places[accuser]
-        said = f"blamed for layers {place.range} by {shortened(other.peer)}: {reason}"
-        blamed = f"blamed {shortened(place.peer)} for layers {place.range}: {reason}"
-        return [
-            Blame(place.peer, place.range, Outcome.DISPUTED, said),
-            Blame(other.peer, other.range, Outcome.DISPUTED, blamed),
-        ]
+        return [*blamed, *self._rebuild(lost, reason, now, outcome)]
 
     def _rebuild(self, lost: Sequence[int], reason: str, now: float, outcome: Outcome) -> list[Output]:
         for index in lost:
@@ -220,6 +212,8 @@ class Session:
         # A place that was still being rebuilt holds an unknown part of its rows: then all start over from the tokens.
         half_built = any(place.fresh and place.opened for place in self.places)
         self._from_tokens = self._from_tokens or half_built or not has_generated
+        if self._from_tokens:
+            prefix.begin_at(0, self.places)
         self._resume_at = 0 if self._from_tokens else len(self.tokens) - 1
         self._replayed_rows = 0
         self._filling = True
@@ -230,8 +224,12 @@ class Session:
         if not all(place.opened for place in self.places):
             return []
         if self.phase is Phase.OPENING:
+            prefix.begin(self.places)
             return self._run(self._feed_prompt(), now)
         if self.phase is Phase.REBUILDING:
+            if not self._from_tokens and not prefix.begin_again(self.places):
+                self._from_tokens = True
+                self._next_epoch()
             self.phase = Phase.REROUTING
             # A standby opened in this very epoch has its orders already.
             behind = [at for at, place in enumerate(self.places) if place.epoch != self.epoch]
@@ -262,19 +260,20 @@ class Session:
         return [*self._proceed(now), self._alarm(now)]
 
     def _resume(self, now: float) -> list[Output]:
-        first_is_fresh = self.places[0].fresh
+        first = self.places[0]
         recovered = self._recoveries()
         last = len(self.tokens) - 1
         if len(self.tokens) == len(self.order.prompt):
             return [*recovered, *self._run(self._feed_prompt(), now)]
         outputs: list[Output] = []
-        if self._from_tokens or first_is_fresh:
-            outputs.append(Feed(Kind.REPLAY, self.epoch, 0, tuple(self.tokens[:last]), sample=False))
+        if self._from_tokens or first.fresh:
+            rows = tuple(self.tokens[first.base : last])
+            outputs.append(Feed(Kind.REPLAY, self.epoch, first.base, rows, sample=False))
         return [*recovered, *outputs, *self._run(self._feed_last(), now)]
 
     def _recoveries(self) -> list[Output]:
         from_entry = self._from_tokens or self.places[0].fresh
-        rows = max(self._replayed_rows, len(self.tokens) - 1 if from_entry else 0)
+        rows = max(self._replayed_rows, len(self.tokens) - 1 - self.places[0].base if from_entry else 0)
         return [
             Recovered(
                 self.epoch, index, self.places[index].range, peer, self.places[index].peer, rows, reason
@@ -313,6 +312,7 @@ class Session:
             self.order.stop_ids[: limits.STOP_IDS_MAX] if is_last else (),
             0 if behind_is_fresh else self._resume_at,
             len(self.places),
+            prefix.block_names(self.order, self.places[:index]),
         )
         return Open(index, place.incarnation, place.peer, message)
 
@@ -321,7 +321,8 @@ class Session:
         return Downstream(self.places[behind].peer, behind) if behind < len(self.places) else None
 
     def _feed_prompt(self) -> Feed:
-        return Feed(Kind.PREFILL, self.epoch, 0, tuple(self.tokens), sample=True)
+        base = self.places[0].base
+        return Feed(Kind.PREFILL, self.epoch, base, tuple(self.tokens[base:]), sample=True)
 
     def _feed_last(self) -> Feed:
         last = len(self.tokens) - 1

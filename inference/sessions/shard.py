@@ -145,15 +145,16 @@ class ShardServer:
             await channel.send(StageRefused(held[:500]))
             return
         spec = CacheSpec(
-            opened.prompt_rows, opened.rows_max, opened.sampling, channel.peer, opened.stages, opened.stop_ids
-        )
+            opened.prompt_rows, opened.rows_max, opened.sampling, channel.peer, opened.stages, opened.stop_ids,
+            opened.prefix, opened.epoch,
+        )  # fmt: skip
         try:
-            await self._worker.open_cache(held.shard, opened.session, opened.stage, spec)
+            rows = await self._worker.open_cache(held.shard, opened.session, opened.stage, spec)
         except (Unavailable, RemoteFault) as error:
             await channel.send(StageRefused(str(error)[:500]))
             return
         try:
-            await _StageTask(channel, opened, held, self._relay, self._worker, self._work).run()
+            await _StageTask(channel, opened, held, rows, self._relay, self._worker, self._work).run()
         finally:
             with trio.move_on_after(limits.REPLY_S, shield=True):
                 await self._close_cache(held.shard, opened)
@@ -188,6 +189,7 @@ class _StageTask:
         channel: Channel[SessionMessage],
         opened: OpenStage,
         held: HeldShard,
+        rows: int,
         relay: Relay,
         worker: ShardWorker,
         work: Callable[[], int],
@@ -198,7 +200,7 @@ class _StageTask:
         self._relay = relay
         self._worker = worker
         self._work_done = work
-        self._machine = Stage(opened, held.width, held.dtype, held.is_exact)
+        self._machine = Stage(opened, held.width, held.dtype, held.is_exact, rows)
         self._inbox: deque[_Taken | tuple[Frame, GiveBack] | Reroute] = deque()  # bounded by what is taken in
         self._has_mail = trio.Event()
         self._is_idle = False
@@ -218,7 +220,7 @@ class _StageTask:
         deliver = self._deliver
         self._relay.register(session, stage, deliver)
         try:
-            await self._tell(StageOpened(self._machine.epoch))
+            await self._tell(StageOpened(self._machine.epoch, self._machine.kept))
             async with peer_nursery() as nursery:
                 nursery.start_soon(self._work)
                 nursery.start_soon(self._report)

@@ -70,12 +70,16 @@ Output = Compute | Forward | Tell | GiveBack
 
 @dataclass(slots=True)
 class Stage:
-    """`width` and `dtype` are those of output rows; `merges_replay` where numerics are exact."""
+    """`width` and `dtype` are those of output rows; `merges_replay` where numerics are exact.
+
+    `kept` rows of an earlier session are in the cache until it is known how many of them this one goes by.
+    """
 
     opened: OpenStage
     width: int
     dtype: DType
     merges_replay: bool
+    kept: int = 0
     epoch: int = 0
     rows: int = 0
     downstream: Downstream | None = None
@@ -103,6 +107,9 @@ class Stage:
 
     def _arrive(self, frame: Frame) -> list[Output]:
         header = frame.header
+        if self.kept and header.epoch == self.epoch and header.position <= self.kept:
+            # The first of all, which comes before those behind it; only a decoded row may overtake, and lies past the prompt.
+            self._settle(header.position)
         if header.epoch != self.epoch or header.position < self.rows or header.position in self._early:
             return []  # of an abandoned route, or a second copy
         if header.position + header.rows > self.opened.rows_max:
@@ -113,6 +120,11 @@ class Stage:
             raise Malformed("more frames than credits")
         self._early[header.position] = frame
         return self._next()
+
+    def _settle(self, rows: int) -> None:
+        """The session goes by so many of the rows that were here before it."""
+        self.rows, self.kept = rows, 0
+        self.journal.clear(rows)
 
     def _next(self) -> list[Output]:
         if self.computing or self.rows not in self._early:
@@ -160,6 +172,7 @@ class Stage:
             not order.replay or self.journal.reaches(order.resume_at)
         )
         self.epoch = order.epoch
+        self.kept = 0
         self.rows = min(self.rows, order.resume_at)
         self.downstream = order.downstream
         self.forward_from = 0

@@ -51,6 +51,7 @@ def _facts(found: dict[str, Any]) -> list[tuple[str, str]]:
     process = f"pid {worker['pid']}" if worker["pid"] is not None else "down"
     taken = f"{sizes['resident_bytes']} resident, {sizes['private_bytes']} of them its own"
     reserved = f"{sizes['reserved_bytes']} reserved by sessions ({sizes['used_bytes']} used)"
+    kept = f"{sizes['free_bytes']} free ({sizes['prefix_bytes']} hold prompts for later sessions)"
     return [
         (
             "group" if "group" in machine["limited_by"] else "machine",
@@ -59,7 +60,7 @@ def _facts(found: dict[str, Any]) -> list[tuple[str, str]]:
         ("worker", f"{process}, {taken}; at most {sizes['limit_bytes']}"),
         (
             "budget",
-            f"{sizes['budget_bytes']}: {sizes['weights_bytes']} weights, {reserved}, {sizes['free_bytes']} free",
+            f"{sizes['budget_bytes']}: {sizes['weights_bytes']} weights, {reserved}, {kept}",
         ),
     ]
 

@@ -32,6 +32,26 @@ def caches_belong_to_stages(mesh: Mesh) -> Iterator[Breach]:
                 yield Breach((sight.name,), detail, key, within_s=10 * LOOK_S)
 
 
+@always("S6", "Rows are taken over from sessions of the same entry alone.", every_s=0.5)
+def prefixes_stay_with_their_entry(mesh: Mesh) -> Iterator[Breach]:
+    for sight in mesh.awake:
+        for key, makers in sight.makers().items():
+            strangers = makers - {sight.entry_of(key)}
+            if key in sight.opened and strangers:
+                names = ", ".join(sorted(mesh.name_of(peer) for peer in strangers))
+                detail = f"stage {key[1]} of session {key[0][:8]} took over rows of sessions of {names}"
+                yield Breach((sight.name,), detail, key)
+
+
+@always("S6", "What is kept of prompts stays within its share, and goes with the shards.", every_s=0.5)
+def prefixes_are_bounded(mesh: Mesh) -> Iterator[Breach]:
+    for sight in mesh.awake:
+        kept_bytes, bytes_max = sight.prefix_bytes
+        if kept_bytes > bytes_max:
+            detail = f"the worker keeps {kept_bytes} bytes of prompts, and may keep {bytes_max}"
+            yield Breach((sight.name,), detail)
+
+
 @always(
     "S6",
     f"When a session ends, every stage lets go of it: within {FREED_S:.0f} s where its entry node lives.",

@@ -25,6 +25,7 @@ from mesh.liveness.suspicion import Suspicion
 from mesh.picture.evidence import Record
 from mesh.picture.hearsay import Report
 from node.daemon import Daemon
+from protocols import limits
 from protocols.certificates import Chain
 from protocols.gossip import BundleId, Topic
 from protocols.ids import ModelDigest, PeerId, SessionId
@@ -32,7 +33,7 @@ from protocols.placement import Claim, ModelNote
 from protocols.session import OpenStage
 from protocols.streams import Plane
 from protocols.tensor import Header
-from simulations.machine.arithmetic import ArithmeticEngine
+from simulations.machine.arithmetic import PREFIX_BYTES_MAX, ArithmeticEngine, ArithmeticEngines
 
 if TYPE_CHECKING:
     from mesh.gossip.table import Table
@@ -318,6 +319,25 @@ class Sight:
             if isinstance(engine, ArithmeticEngine)
             for key, cache in engine._caches.items()
         }
+
+    def makers(self) -> dict[StageKey, frozenset[PeerId]]:
+        """Whose sessions computed the rows that each took over from earlier ones, where the engine is the arithmetic one."""
+        engines = self.node.worker._process._server._shards.values()
+        return {
+            key: cache.makers
+            for engine in engines
+            if isinstance(engine, ArithmeticEngine)
+            for key, cache in engine._caches.items()
+        }
+
+    @property
+    def prefix_bytes(self) -> tuple[int, int]:
+        """What the worker keeps of prompts, and what it may keep: nothing without a shard."""
+        memory = self.node.worker.memory()
+        is_arithmetic = isinstance(self.node.worker._process._server._engines, ArithmeticEngines)
+        share_bytes = int(limits.KV_PREFIX_SHARE * memory.budget_bytes)
+        bytes_max = PREFIX_BYTES_MAX if is_arithmetic else share_bytes
+        return memory.prefix_bytes, bytes_max if memory.shards else 0
 
     @property
     def worker_stands_still(self) -> bool:

@@ -21,18 +21,23 @@ from itertools import islice
 from typing import Final
 
 from inference.engine.batching.cost_curve import BatchRows
+from inference.engine.memory.prefixes import Block, Chain, Prefixes, left_blocks, taken_blocks_max
 from inference.engine.worker.server import CacheKey, StepOutput
+from protocols import limits
 from protocols.errors import Malformed, Overloaded, UserError, WeftError
+from protocols.ids import PeerId
 from protocols.logprobs import Logprobs, encode_logprobs
 from protocols.placement import LayerRange, LayerShape
 from protocols.seams import CacheSpec, ShardLoaded, ShardSpec
 from protocols.session import Sampling
-from protocols.tensor import DType, Frame, Kind
+from protocols.tensor import DType, Frame, Header, Kind
 
 WIDTH: Final = 8
 VOCABULARY: Final = 4096
 LAYER_BYTES: Final = 1 << 20
 KV_ROW_BYTES: Final = 64  # per layer
+PREFIX_BYTES_MAX: Final = 60 * limits.PREFILL_CHUNK_ROWS * KV_ROW_BYTES
+"""Kept of prompts: 60 blocks of one layer, so few that they are let go of as well."""
 _GREEDY: Final = Sampling()
 _BITS: Final = (1 << 64) - 1
 _FACTORS: Final = (0x9E3779B97F4A7C15, 0xD6E8FEB86659FD93)  # odd, of no pattern
@@ -41,14 +46,25 @@ _TO_BF16: Final = tuple(struct.pack("<f", number)[2:] for number in range(256))
 _OF_BF16: Final = {code: number for number, code in enumerate(_TO_BF16)}
 
 Row = int  # of 64 bits
+Chains = list[list[Row]]
+
+
+@dataclass(frozen=True, slots=True)
+class KeptRows:
+    """Rows of one block in every layer, and which peer's session computed them."""
+
+    maker: PeerId
+    chains: Chains
 
 
 @dataclass(slots=True)
 class _Cache:
-    """`chains[layer]` holds one number per row."""
+    """`chains[layer]` holds one number per row. `makers` are the peers whose sessions computed what it took over."""
 
     spec: CacheSpec
-    chains: list[list[Row]]
+    chains: Chains
+    prefix: Chain
+    makers: frozenset[PeerId]
 
 
 class ArithmeticEngine:
@@ -57,9 +73,16 @@ class ArithmeticEngine:
     batch_rows = BatchRows(1, 1)  # the worker models a step for each frame
 
     def __init__(
-        self, layers: LayerRange, *, is_last: bool, loaded: ShardLoaded, room: Callable[[], int]
+        self,
+        layers: LayerRange,
+        *,
+        is_last: bool,
+        loaded: ShardLoaded,
+        room: Callable[[], int],
+        prefixes: Prefixes[KeptRows],
     ) -> None:
         self._range = layers
+        self._prefixes = prefixes
         self._is_last = is_last
         self._loaded = loaded
         self._room = room
@@ -73,14 +96,23 @@ class ArithmeticEngine:
         kv_bytes = spec.rows_max * self._range.layers * KV_ROW_BYTES
         if kv_bytes > self._room():
             raise Overloaded(f"{kv_bytes} bytes of KV do not fit into {self._room()}")
-        self._caches[key] = _Cache(spec, [[] for _ in range(self._range.layers)])
+        prefix = Chain(self, spec.peer, spec.prefix)
+        taken = [block.rows for block in self._prefixes.find(prefix, taken_blocks_max(spec))]
+        chains = [[row for kept in taken for row in kept.chains[at]] for at in range(self._range.layers)]
+        cache = _Cache(spec, chains, prefix, frozenset(kept.maker for kept in taken))
+        self._prefixes.shrink(self._room() - kv_bytes)
+        self._caches[key] = cache
         return kv_bytes
+
+    def rows(self, key: CacheKey) -> int:
+        return len(self._caches[key].chains[0])
 
     def close_cache(self, key: CacheKey) -> None:
         self._caches.pop(key, None)
 
     def close(self) -> None:
         self._caches.clear()
+        self._prefixes.forget(self)
 
     def step_together(
         self, work: Sequence[tuple[CacheKey, Frame]], on_layer: Callable[[], None]
@@ -100,12 +132,23 @@ class ArithmeticEngine:
             del chain[header.position :]
             rows = _layer(layer, chain, rows)
             on_layer()
+        self._keep_prefix(cache, header)
         if not self._is_last:
             return _pack(rows, header.dtype), None
         if not header.sample:
             return b"", None
         sampling = cache.spec.sampling or _GREEDY
         return logprobs(rows[-1], sampling), draw(rows[-1], sampling, header.position + header.rows)
+
+    def _keep_prefix(self, cache: _Cache, header: Header) -> None:
+        chunk = limits.PREFILL_CHUNK_ROWS
+        size_bytes = self._range.layers * chunk * KV_ROW_BYTES
+        for index in left_blocks(cache.spec, header):
+            bytes_max = min(PREFIX_BYTES_MAX, self._room())
+            if self._prefixes.makes_room(cache.prefix, index, size_bytes, bytes_max):
+                rows = [chain[index * chunk : (index + 1) * chunk] for chain in cache.chains]
+                block = Block(KeptRows(cache.spec.peer, rows), (), size_bytes)
+                self._prefixes.keep(cache.prefix, index, block)
 
     def _accept(self, cache: _Cache, frame: Frame) -> list[Row]:
         """The rows of a frame that follows on from the cache; raises `Malformed` for any other."""
@@ -129,6 +172,14 @@ class ArithmeticEngines:
     def __init__(self, room: Callable[[], int], numerics_class: str = "virtual") -> None:
         self._room = room
         self._numerics_class = numerics_class
+        self.prefixes: Prefixes[KeptRows] = Prefixes()
+
+    @property
+    def prefix_bytes(self) -> int:
+        return self.prefixes.size_bytes
+
+    def drop_prefixes(self) -> None:
+        self.prefixes.clear()
 
     def load(self, spec: ShardSpec, on_progress: Callable[[int, int], None]) -> ArithmeticEngine:
         layers = spec.shard.range
@@ -136,7 +187,13 @@ class ArithmeticEngines:
         total_bytes = layers.layers * LAYER_BYTES
         on_progress(total_bytes, total_bytes)
         loaded = ShardLoaded(total_bytes, self._numerics_class, is_exact=True)
-        return ArithmeticEngine(layers, is_last=layers.end == model_layers, loaded=loaded, room=self._room)
+        return ArithmeticEngine(
+            layers,
+            is_last=layers.end == model_layers,
+            loaded=loaded,
+            room=self._room,
+            prefixes=self.prefixes,
+        )
 
     def measure_layer(self, shape: LayerShape) -> float:
         """Nothing: arithmetic takes no time but what the worker models."""

@@ -83,6 +83,9 @@ class LyingWorker:
     async def limit_rows(self, rows: int | None) -> None:
         await self._worker.limit_rows(rows)
 
+    async def drop_prefixes(self) -> None:
+        await self._worker.drop_prefixes()
+
     def waiting(self) -> int:
         return 0 if self._conduct.praises else self._worker.waiting()
 
@@ -92,8 +95,8 @@ class LyingWorker:
     async def unload(self, shard: ShardId) -> None:
         await self._worker.unload(shard)
 
-    async def open_cache(self, shard: ShardId, session: SessionId, stage: int, spec: CacheSpec) -> None:
-        await self._worker.open_cache(shard, session, stage, spec)
+    async def open_cache(self, shard: ShardId, session: SessionId, stage: int, spec: CacheSpec) -> int:
+        return await self._worker.open_cache(shard, session, stage, spec)
 
     async def step(self, shard: ShardId, frame: Frame) -> StepResult:
         return await self.start_step(shard, frame).result()

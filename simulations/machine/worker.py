@@ -25,7 +25,9 @@ from inference.engine.worker.wire import (
     CachesListed,
     CloseCache,
     Done,
+    DropPrefixes,
     Failed,
+    Kept,
     LimitRows,
     ListCaches,
     Loaded,
@@ -54,7 +56,8 @@ MakeEngines = Callable[[Callable[[], int]], Engines]
 class _Inline:
     """Implements `inference.engine.worker_server.Daemon`: keeps what the last request was answered."""
 
-    def __init__(self) -> None:
+    def __init__(self, books: WorkerBooks) -> None:
+        self._books = books
         self.answer: Answer | None = None
         self.out: Body = b""
 
@@ -62,6 +65,8 @@ class _Inline:
         for _, reply, out in replies:
             if isinstance(reply, Answer):
                 self.answer, self.out = reply, out
+            elif isinstance(reply, Kept):
+                self._books.kept(reply.prefix_bytes)
 
     def pull(self) -> None:
         """There is never more."""
@@ -74,7 +79,7 @@ class _Process:
         self.died = trio.Event()
         self.work: Counter[tuple[SessionId, int]] = Counter()
         self.books = WorkerBooks(memory_bytes)
-        self._daemon = _Inline()
+        self._daemon = _Inline(self.books)
         self._server = Server(self._daemon, engines(lambda: self.books.free_bytes), trio.current_time)
 
     def serve(self, request: Request, body: bytearray) -> tuple[Answer, Body]:
@@ -104,8 +109,8 @@ class _Process:
                 self.books.loaded(spec.shard, loaded.resident_bytes)
             case UnloadShard(shard), _:
                 self._forget(shard)
-            case OpenCache(shard, session, stage, spec), CacheOpened(kv_bytes):
-                self.books.opened((shard, session, stage), kv_bytes, spec.rows_max)
+            case OpenCache(shard, session, stage, spec), CacheOpened(kv_bytes, rows):
+                self.books.opened((shard, session, stage), kv_bytes, spec.rows_max, rows)
                 self.work[session, stage] = 0
             case CloseCache(shard, session, stage), _:
                 self.books.closed((shard, session, stage))
@@ -239,6 +244,9 @@ class VirtualWorker:
     async def limit_rows(self, rows: int | None) -> None:
         await self._ask(LimitRows(rows), Done)
 
+    async def drop_prefixes(self) -> None:
+        await self._ask(DropPrefixes(), Done)
+
     def waiting(self) -> int:
         return self._processor.waiting
 
@@ -257,9 +265,9 @@ class VirtualWorker:
     async def unload(self, shard: ShardId) -> None:
         await self._ask(UnloadShard(shard), Done)
 
-    async def open_cache(self, shard: ShardId, session: SessionId, stage: int, spec: CacheSpec) -> None:
+    async def open_cache(self, shard: ShardId, session: SessionId, stage: int, spec: CacheSpec) -> int:
         async with self._undone_by(CloseCache(shard, session, stage)):
-            await self._ask(OpenCache(shard, session, stage, spec), CacheOpened)
+            return (await self._ask(OpenCache(shard, session, stage, spec), CacheOpened)).rows
 
     async def step(self, shard: ShardId, frame: Frame) -> StepResult:
         return await self.start_step(shard, frame).result()

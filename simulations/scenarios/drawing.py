@@ -43,6 +43,8 @@ WORDS: Final = (
 )
 HOP_S: Final = 0.002  # between two stages, where nothing else is said of the links
 ENTRY_S: Final = 0.5  # before the first request
+PROMPT_CHARS_MAX: Final = 2000  # of a chat that goes on and on
+MOVED_SHARE: Final = 0.2  # of the turns, which enter elsewhere
 
 
 def draw(scenario: Scenario, seed: int, nodes: int | None = None, minutes: float | None = None) -> Script:
@@ -135,10 +137,14 @@ def _requests(scenario: Scenario, nodes: tuple[NodeSpec, ...], seed: int) -> tup
     until_s = scenario.duration_s - work.rest_s
     asked = list(scenario.requests)
     for client in range(work.sessions):
-        dice = chance(seed, "client", client)
+        dice, turns = chance(seed, "client", client), chance(seed, "client", client, "turns")
+        before: Request | None = None
         at_s = ENTRY_S + drawn(work.pause_s, dice)
         while at_s < until_s:
             request = _request(work, round(at_s, 3), entries, dice)
+            if before is not None and turns.random() < work.repeated_share:
+                request = _continued(before, request, turns)
+            before = request
             asked.append(request)
             at_s += request.tokens * token_s + drawn(work.pause_s, dice)
     return tuple(sorted(asked, key=lambda request: request.at_s))
@@ -162,6 +168,14 @@ def _request(work: Workload, at_s: float, entries: tuple[str, ...], dice: Chance
         seed=dice.getrandbits(32) if is_sampled else 0,
         cancel_after=dice.randint(1, tokens) if leaves else None,
     )
+
+
+def _continued(before: Request, request: Request, dice: Chance) -> Request:
+    """The next turn of a chat, or the same once more where it would grow too long."""
+    longer = f"{before.prompt} {request.prompt}"
+    prompt = longer if len(longer) <= PROMPT_CHARS_MAX else before.prompt
+    is_moved = dice.random() < MOVED_SHARE
+    return replace(request, entry=request.entry if is_moved else before.entry, prompt=prompt)
 
 
 def _prompt(length: int, dice: Chance) -> str:

@@ -38,6 +38,9 @@ class Nodes(Struct, frozen=True, forbid_unknown_fields=True):
 class Workload(Struct, frozen=True, forbid_unknown_fields=True):
     """Clients that ask one thing after the other: `sessions` of them at a time, each with a pause of `pause_s` in between.
 
+    A `repeated_share` of what a client asks is a chat that goes on: it begins with the prompt of the request before, and mostly
+    enters where that did.
+
     They do not wait for a slow mesh: the next request comes when the one before would have ended on an idle one, so a
     mesh that can't keep up has ever more sessions. From `rest_s` before the end on nobody asks any more.
     """
@@ -50,6 +53,7 @@ class Workload(Struct, frozen=True, forbid_unknown_fields=True):
     cancelled_share: Portion = 0.1
     entries: NodeNames = ()
     rest_s: Seconds = 20.0
+    repeated_share: Portion = 0.0
 
 
 class Swarm(Struct, frozen=True, forbid_unknown_fields=True):

@@ -104,6 +104,7 @@ def _workload(given: Workload, dice: Chance) -> Workload:
         prompt_chars=dice.choice((given.prompt_chars, given.prompt_chars, (100, 1500))),
         sampled_share=dice.choice((0.0, 0.5, 1.0)),
         cancelled_share=dice.choice((0.0, 0.1, 0.4)),
+        repeated_share=dice.choice((0.0, 0.5, 0.8)),
     )
 
 

@@ -13,13 +13,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
-from tests.benchmarks import engine_memory, engine_mesh
+from tests.benchmarks import engine_memory, engine_mesh, engine_prefix
 from tests.benchmarks.contender import Contender, Took
 from tests.benchmarks.engine_mesh import LLAMA_1100M
+from tests.benchmarks.engine_prefix import LLAMA_110M
 from tests.benchmarks.figures import Figure, percentile
 from tests.benchmarks.model import Sizes, model_folder
 
-LLAMA_110M: Final = Sizes(768, 12, 2048, 12, 4, 64, 32000, 4096)
 THREADS: Final = 2
 ROUNDS: Final = 7
 TOKENS: Final = 12  # short turns, so that whatever else the machine does meets all alike
@@ -136,6 +136,7 @@ PARTS: Final[dict[str, Callable[[Say], Iterator[Figure]]]] = {
     "context": measure_context,
     "mesh": engine_mesh.measure,
     "memory": engine_memory.measure,
+    "prefix": engine_prefix.measure,
 }
 
 

@@ -56,6 +56,9 @@ class StampedEngine:
         self._stamps[key] = []
         return self._engine.open_cache(key, spec)
 
+    def rows(self, key: CacheKey) -> int:
+        return self._engine.rows(key)
+
     def close_cache(self, key: CacheKey) -> None:
         self._engine.close_cache(key)
         with self._path.open("ab") as file:
@@ -83,6 +86,13 @@ class StampedEngines:
 
     def load(self, spec: ShardSpec, on_progress: Callable[[int, int], None]) -> StampedEngine:
         return StampedEngine(self._engines.load(spec, on_progress), self._path)
+
+    @property
+    def prefix_bytes(self) -> int:
+        return self._engines.prefix_bytes
+
+    def drop_prefixes(self) -> None:
+        self._engines.drop_prefixes()
 
     def measure_layer(self, shape: LayerShape) -> float:
         return self._engines.measure_layer(shape)

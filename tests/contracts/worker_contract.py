@@ -15,6 +15,7 @@ from msgspec import structs
 
 from protocols.errors import Malformed, Overloaded, Unavailable, UserError, WorkerDied
 from protocols.ids import SessionId
+from protocols.limits import PREFILL_CHUNK_ROWS as CHUNK
 from protocols.placement import LayerShape
 from protocols.seams import CacheSpec, ShardSpec, ShardWorker
 from protocols.session import Sampling
@@ -301,6 +302,26 @@ class WorkerContract:
         for shard, session, stage in caches:
             await rig.worker.close_cache(shard, session, stage)
         assert await rig.worker.caches() == rig.worker.memory().caches == ()
+
+    async def test_what_is_kept_of_a_prompt_counts_apart_until_it_is_dropped(self, rig: Rig) -> None:
+        await rig.load_all()
+        shard, free_bytes = rig.specs[0].shard, rig.worker.free_bytes()
+        for _ in range(2):
+            cache = CacheSpec(CHUNK, CHUNK, None, prefix=(b"all of it",))
+            assert (
+                await rig.worker.open_cache(shard, SESSION, 0, cache) == 0
+            )  # the last row is to be computed
+            await rig.worker.step(shard, rig.first_frame((1,) * CHUNK, 0))
+            await rig.worker.close_cache(shard, SESSION, 0)
+            kept_bytes = rig.worker.memory().prefix_bytes
+            assert kept_bytes > 0
+            assert (rig.worker.memory().reserved_bytes, rig.worker.free_bytes()) == (0, free_bytes)
+            await rig.worker.drop_prefixes()
+            assert rig.worker.memory().prefix_bytes == 0
+        await rig.worker.open_cache(shard, SESSION, 0, cache)
+        await rig.worker.step(shard, rig.first_frame((1,) * CHUNK, 0))
+        await rig.worker.unload(shard)
+        assert rig.worker.memory().prefix_bytes == 0
 
     async def test_a_limit_on_rows_changes_no_token(self, rig: Rig) -> None:
         await rig.load_all()

@@ -55,6 +55,32 @@ def test_whichever_node_is_asked_the_answer_is_that_of_one_process(mesh: LocalMe
         assert ask(mesh[name], **GREEDY | {"max_tokens": 40}).tokens == unbroken["greedy"].tokens[:40]
 
 
+def test_a_prompt_that_is_asked_again_is_answered_alike_and_kept_where_it_ran(mesh: LocalMesh):
+    long = {
+        "prompt": "Once upon a time there was a mill. " * 8,
+        "max_tokens": 20,
+        "temperature": 1.0,
+        "seed": 5,
+    }
+    before = {name: memory(mesh[name])["worker"]["prefix_bytes"] for name in NAMES}
+    first = ask(mesh["two"], **long)
+    assert len(first.route) >= 2
+    for stage in first.route:
+        assert memory(mesh[stage["name"]])["worker"]["prefix_bytes"] > before[stage["name"]]
+    assert ask(mesh["two"], **long).tokens == ask(mesh["three"], **long).tokens == first.tokens
+    assert not any(memory(mesh[name])["caches"] for name in NAMES)
+
+
+def memory(node: LocalNode) -> dict[str, Any]:
+    """As `weft memory` has it, once no session is left that has only just ended."""
+
+    def told() -> dict[str, Any]:
+        found: dict[str, Any] = node.call("memory")
+        return found if not found["caches"] else {}
+
+    return wait_until(told, 10, "a session that has ended is kept")
+
+
 def entry_without_the_first_range(mesh: LocalMesh, standing) -> LocalNode:
     first = {name for layers, _, name in standing.planned if layers.startswith("0-")}
     return next(node for name, node in mesh.nodes.items() if name not in first)

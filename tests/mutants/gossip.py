@@ -33,8 +33,8 @@ MUTANTS = (
     Mutant(
         "branch-of-a-lost-link-kept",
         DISSEMINATION,
-        "        self._links.pop(peer, None)\n        for branches in self._branches.values():\n            branches.pop(peer, None)",
-        "        self._links.pop(peer, None)",
+        "        self._heard.pop(peer, None)\n        for branches in self._branches.values():\n            branches.pop(peer, None)",
+        "        self._heard.pop(peer, None)",
         "words are pushed to a neighbour that is gone, and announced to nobody instead",
         survives=True,
     ),

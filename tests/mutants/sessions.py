@@ -10,6 +10,7 @@ SESSION = "inference/sessions/session.py"
 ENTRY = "inference/sessions/entry.py"
 SHARD = "inference/sessions/shard.py"
 RELAY = "inference/sessions/relay.py"
+PREFIXES = "inference/engine/memory/prefixes.py"
 
 MUTANTS = (
     Mutant(
@@ -60,6 +61,20 @@ MUTANTS = (
         "        if output.index in self._lines:\n            self._lines[output.index].scope.cancel()\n",
         "",
         "a stage that was given up keeps its KV until the session ends",
+    ),
+    Mutant(
+        "prefix-of-anybody",
+        PREFIXES,
+        "return [(self.shard, self.peer, name) for name",
+        'return [(self.shard, PeerId(""), name) for name',
+        "a session takes over rows of whoever asked the same, through whichever entry",
+    ),
+    Mutant(
+        "all-kept-rows-count",
+        STAGE,
+        "            self._settle(header.position)",
+        "            self._settle(self.kept)",
+        "a stage goes by all rows that it has of an earlier session, whichever row comes first",
     ),
     Mutant(
         "registration-kept",

@@ -237,7 +237,7 @@ class FakeNode:
             does=high if self.is_short else (),
             machine=MachineMemory(6 << 30, 16 << 30, "control group" if self.is_short else "machine"),
             worker=ProcessMemory(
-                4711, 4 << 30, 1 << 30, 64 << 20, 16 << 20, 2 << 30, 1400 << 20, 1250 << 20, 5 << 30
+                4711, 4 << 30, 1 << 30, 64 << 20, 16 << 20, 2 << 30, 1400 << 20, 1250 << 20, 5 << 30, 96 << 20
             ),
             shards=(ShardMemory("tiny", DIGEST, "0-3", 1 << 30, 2, 64 << 20, 16 << 20),),
             caches=(

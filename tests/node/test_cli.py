@@ -239,7 +239,7 @@ def test_memory_is_a_table_of_what_weights_and_sessions_take(node, weft):
         "memory   normal",
         "machine  6.0 GiB available of 16.0 GiB",
         "worker   pid 4711, 1.4 GiB resident, 1.2 GiB of them its own; at most 5.0 GiB",
-        "budget   4.0 GiB: 1.0 GiB weights, 64 MiB reserved by sessions (16 MiB used), 2.0 GiB free",
+        "budget   4.0 GiB: 1.0 GiB weights, 64 MiB reserved by sessions (16 MiB used), 2.0 GiB free (96 MiB hold prompts for later sessions)",
         "shards:",
         "  model  layers  weights  sessions  reserved  used",
         "  tiny   0-3     1.0 GiB  2         64 MiB    16 MiB",

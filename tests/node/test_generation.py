@@ -16,6 +16,7 @@ from inference.placement.claims import ClaimTable
 from node import api
 from node.clock import SystemClock
 from node.generation import Generation
+from protocols import limits
 from protocols.errors import NoRoute, Unavailable, UserError
 from protocols.ids import PeerId
 from protocols.placement import Claims, ModelNote
@@ -274,3 +275,14 @@ async def test_a_reader_that_leaves_early_leaves_nothing_behind(autojump_clock: 
         assert rig.ring.is_clean
         assert not rig.generation.running
         assert not rig.ring.entry.entry.running
+
+
+@pytest.mark.parametrize("shares", [True, False])
+async def test_a_node_whose_prefix_cache_is_off_leaves_nothing_of_its_prompts_anywhere(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, *, shares: bool
+) -> None:
+    monkeypatch.setattr(limits, "PREFILL_CHUNK_ROWS", 4)
+    async with open_rig() as rig:
+        rig.generation._shares_prefix = shares
+        await collect(rig, request("1 2 3 4 5 6 7 8 9", max_tokens=5))
+        assert [node.worker.memory().prefix_bytes > 0 for node in rig.ring.nodes] == [shares] * 3

@@ -194,3 +194,20 @@ async def test_the_view_names_what_sets_the_limit(group: bool) -> None:
     async with watched() as scene:
         scene.measured = replace(PLENTY, machine=Memory(8 * MARK, TOTAL, is_group=group))
         assert scene.view.now().machine.limited_by == ("control group" if group else "machine")
+
+
+async def test_when_memory_is_short_nothing_is_kept_of_prompts() -> None:
+    async with watched() as scene:
+        rig = make_rig()
+        rig.worker = scene.worker
+        scene.worker.memory_bytes = 1 << 30
+        for session in (SESSION, OTHER):
+            shard = rig.specs[0].shard
+            await scene.worker.open_cache(shard, session, 0, CacheSpec(200, 200, None, prefix=(b"name",)))
+            await scene.worker.step(shard, rig.first_frame((1,) * 128, 0, session))
+            kept_bytes = scene.view.now().worker.prefix_bytes
+            assert kept_bytes == scene.worker.memory().prefix_bytes > 0
+            scene.has(MARK - 1)
+            await trio.sleep(1.5 * LOOK_S)
+            assert scene.view.now().worker.prefix_bytes == 0
+            assert scene.view.now().does[-1] == "it keeps no prompts for later sessions"

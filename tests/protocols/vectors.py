@@ -66,10 +66,10 @@ from protocols.weights import WEIGHTS_CODEC, Coming, FetchBlob, FetchManifest, M
 
 FILE: Final = Path(__file__).parent.parent / "vectors" / "wire-1.0.txt"
 HEX: Final = dict(line.split() for line in FILE.read_text().splitlines()) if FILE.exists() else {}
-GROWN_FILE: Final = FILE.with_name("wire-1.1.txt")
-GROWN_HEX: Final = (
-    dict(line.split() for line in GROWN_FILE.read_text().splitlines()) if GROWN_FILE.exists() else {}
-)
+GROWN_HEX: Final = {
+    minor: dict(line.split() for line in FILE.with_name(f"wire-1.{minor}.txt").read_text().splitlines())
+    for minor in (1, 2)
+}
 
 ADA, BOB = PeerId("12D3KooW" + "a" * 32), PeerId("12D3KooW" + "b" * 32)
 NETWORK = NetworkId("5eed" * 8)
@@ -83,6 +83,7 @@ CONTACT_MEANS = [ADA, STATIC, [CONTROL], [DATA], 1_800_000_000_000, "ada"]
 CLAIM = Claim(ADA, MODEL, LayerRange(4, 8), True, "bf16", "exact", "cpu-avx512", 0.75, 3, 2)
 CLAIM_MEANS = [ADA, MODEL, [4, 8], True, "bf16", "exact", "cpu-avx512", 0.75, 3, 2]
 OPEN = OpenStage(SESSION, 1, MODEL, LayerRange(4, 8), 2, None, 17, 256, Sampling(0.5, 40, 0.9, 7), (2, 3), 16)
+BLOCKS = (b"\x33" * 32, b"\x44" * 32)
 OPEN_MEANS = ["open", SESSION, 1, MODEL, [4, 8], 2, None, 17, 256, [0.5, 40, 0.9, 7], [2, 3], 16]
 
 
@@ -100,11 +101,14 @@ class Vector:
 
 @dataclass(frozen=True)
 class Grown(Vector):
-    """A message that has grown at its end, or is new, since release 1.0; its bytes stand in tests/vectors/wire-1.1.txt."""
+    """A message that has grown at its end, or is new, since release 1.0; the bytes of minor 1 stand in tests/vectors/wire-1.1.txt,
+    and so on."""
+
+    minor: int = 1
 
     @property
     def hex(self) -> str:
-        return GROWN_HEX[self.name]
+        return GROWN_HEX[self.minor][self.name]
 
 
 VECTORS: Final = (
@@ -207,4 +211,10 @@ GROWN: Final = (
     Grown("members.renewed", MEMBERS_CODEC, Renewed(b"chain"), ["renewed", b"chain"]),
     Grown("members.where", MEMBERS_CODEC, WhereIs(BOB), ["where is", BOB]),
     Grown("members.whereabouts", MEMBERS_CODEC, Whereabouts(CONTACT), ["whereabouts", CONTACT_MEANS]),
+    Grown(
+        "session.open", SESSION_CODEC,
+        msgspec.structs.replace(OPEN, sampling=GROWN_SAMPLING, stages=3, prefix=BLOCKS),
+        [*OPEN_MEANS[:9], GROWN_SAMPLING_MEANS, *OPEN_MEANS[10:], 3, list(BLOCKS)], 2,
+    ),
+    Grown("session.opened", SESSION_CODEC, StageOpened(1, 256), ["opened", 1, 256], 2),
 )  # fmt: skip

@@ -13,6 +13,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from inference.engine.memory.prefixes import Prefixes
 from inference.model.config import ModelConfig
 from protocols import limits
 from protocols.errors import Overloaded
@@ -26,12 +27,15 @@ class KvBudget:
     """Bytes of keys and values that may be reserved at once, over all shards of a worker.
 
     A session may have `KV_SESSION_SHARE` of them and all sessions of a peer `KV_PEER_SHARE`; and in any case `planned_bytes`,
-    which is what one session takes of the length that every range was planned with.
+    which is what one session takes of the length that every range was planned with. What is kept of sessions in `prefixes` has
+    `prefix_share` of them at most, and room only as long as no session wants it.
     """
 
     bytes_max: int
     planned_bytes: int = 0
     reserved_bytes: int = 0
+    prefix_share: float = limits.KV_PREFIX_SHARE
+    prefixes: Prefixes[Tensor] = field(default_factory=Prefixes)
     _sessions: Counter[SessionId] = field(default_factory=Counter)
     _peers: Counter[PeerId] = field(default_factory=Counter)
 
@@ -43,9 +47,19 @@ class KvBudget:
             size_bytes, self._peers[peer], self._quota(limits.KV_PEER_SHARE), "the sessions of one peer"
         )
         self._add(size_bytes, session, peer)
+        self.trim()
 
     def release(self, size_bytes: int, session: SessionId, peer: PeerId) -> None:
         self._add(-size_bytes, session, peer)
+
+    @property
+    def prefix_bytes_max(self) -> int:
+        """What may be kept of sessions now."""
+        return max(0, min(int(self.prefix_share * self.bytes_max), self.bytes_max - self.reserved_bytes))
+
+    def trim(self) -> None:
+        """Let go of what is kept beyond that."""
+        self.prefixes.shrink(self.prefix_bytes_max)
 
     @property
     def holders(self) -> int:
@@ -94,6 +108,20 @@ class KvCache:
         self.layers = tuple(LayerKv(config.kv_heads, capacity, config.head_dim, dtype) for _ in range(layers))
         self.rows = 0
         self.rows_max = rows_max
+
+    def copied(self, start: int, end: int) -> Tensor:
+        """Those rows as they are now, [layers, 2, kv_heads, rows, head_dim]."""
+        return torch.stack(
+            [torch.stack((layer.keys[:, start:end], layer.values[:, start:end])) for layer in self.layers]
+        )
+
+    def append(self, copied: Tensor) -> None:
+        """Rows that another cache has copied, behind those that are here."""
+        end = self.rows + copied.shape[3]
+        for layer, (keys, values) in zip(self.layers, copied, strict=True):
+            layer.keys[:, self.rows : end] = keys
+            layer.values[:, self.rows : end] = values
+        self.rows = end
 
 
 def cache_bytes(bytes_per_row: int, rows_max: int) -> int:

@@ -1,6 +1,6 @@
 """How short of memory a node is, and what it does about it before the kernel kills something. Pure: no clock, no I/O.
 
-    NORMAL  --what is not spoken for < high mark, or the worker past what it may have--> HIGH      no new sessions
+    NORMAL  --what is not spoken for < high mark, or the worker past what it may have--> HIGH      no new sessions, no prompts kept
     HIGH    --what is there < critical mark-------------------------------------------> CRITICAL  small turns, ranges are let go of
     back    one level at a time, each after CALM_S in which half as much again as its mark was there
 
@@ -38,7 +38,7 @@ class Reading:
     """Bytes. `available` of `total` the machine or the control group can still give, swap left out.
 
     `promised`: of rows that sessions have reserved and not written. `worker`: what the torch process has to itself, of which it
-    may have `allowed`.
+    may have `allowed`. `kept`: of prompts, for later sessions.
     """
 
     available: int
@@ -46,6 +46,7 @@ class Reading:
     promised: int
     worker: int
     allowed: int
+    kept: int = 0
 
     @property
     def unspoken(self) -> int:
@@ -73,11 +74,16 @@ class LimitRows:
 
 
 @dataclass(frozen=True, slots=True)
+class DropPrefixes:
+    """Let go of what is kept of prompts for later sessions; nobody is worse off but by time."""
+
+
+@dataclass(frozen=True, slots=True)
 class ShedRange:
     """Let go of a range that others can spare this node; if there is none, tell the operator."""
 
 
-Action = Refuse | Accept | LimitRows | ShedRange
+Action = Refuse | Accept | LimitRows | DropPrefixes | ShedRange
 
 
 def high_mark_bytes(total_bytes: int) -> int:
@@ -107,6 +113,8 @@ class Pressure:
         actions: list[Action] = []
         if self.level and not before:
             actions.append(Refuse(self.reason))
+        if self.level and reading.kept:  # again and again: sessions that are under way leave more
+            actions.append(DropPrefixes())
         if self.level is Level.CRITICAL:
             actions += self._relieve(before, now)
         elif before is Level.CRITICAL:

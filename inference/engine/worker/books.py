@@ -31,6 +31,7 @@ class WorkerBooks:
         self.budget_bytes = budget_bytes
         self._shards: dict[ShardId, int] = {}
         self._caches: dict[CacheKey, HeldCache] = {}
+        self.prefix_bytes = 0  # kept for later sessions, and free for whoever wants it
 
     # What there is ---------------------------------------------------------------------------------------------------
 
@@ -46,7 +47,7 @@ class WorkerBooks:
 
     def memory(self) -> WorkerMemory:
         uses = (CacheUse(*key, cache.reserved_bytes, cache.used_bytes) for key, cache in self._caches.items())
-        return WorkerMemory(self.budget_bytes, dict(self._shards), tuple(uses))
+        return WorkerMemory(self.budget_bytes, dict(self._shards), tuple(uses), self.prefix_bytes)
 
     # What happens ----------------------------------------------------------------------------------------------------
 
@@ -56,8 +57,11 @@ class WorkerBooks:
     def unloaded(self, shard: ShardId) -> None:
         self._shards.pop(shard, None)
 
-    def opened(self, key: CacheKey, reserved_bytes: int, rows_max: int) -> None:
-        self._caches[key] = HeldCache(reserved_bytes, rows_max)
+    def opened(self, key: CacheKey, reserved_bytes: int, rows_max: int, rows: int = 0) -> None:
+        self._caches[key] = HeldCache(reserved_bytes, rows_max, rows)
+
+    def kept(self, prefix_bytes: int) -> None:
+        self.prefix_bytes = prefix_bytes
 
     def wrote(self, key: CacheKey, rows: int) -> None:
         """It holds so many rows now; nothing happens to one that is closed."""
@@ -76,3 +80,4 @@ class WorkerBooks:
         """The process has ended."""
         self._shards.clear()
         self._caches.clear()
+        self.prefix_bytes = 0

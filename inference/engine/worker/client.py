@@ -28,6 +28,7 @@ from inference.engine.worker.wire import (
     CachesListed,
     CloseCache,
     Done,
+    DropPrefixes,
     LimitRows,
     ListCaches,
     Loaded,
@@ -129,7 +130,7 @@ class WorkerClient:
 
     def free_bytes(self) -> int:
         books = self._books
-        return min(books.free_bytes, max(0, self._room_bytes() - books.promised_bytes))
+        return min(books.free_bytes, max(0, self._room_bytes() + books.prefix_bytes - books.promised_bytes))
 
     def memory(self) -> WorkerMemory:
         return self._books.memory()
@@ -139,6 +140,9 @@ class WorkerClient:
 
     async def limit_rows(self, rows: int | None) -> None:
         await self._ask(LimitRows(rows), Done)
+
+    async def drop_prefixes(self) -> None:
+        await self._ask(DropPrefixes(), Done)
 
     def waiting(self) -> int:
         return max(0, self._link.unanswered - 1) if self._link is not None else 0
@@ -155,11 +159,12 @@ class WorkerClient:
         self._books.unloaded(shard)
         self._forget_caches(shard)
 
-    async def open_cache(self, shard: ShardId, session: SessionId, stage: int, spec: CacheSpec) -> None:
+    async def open_cache(self, shard: ShardId, session: SessionId, stage: int, spec: CacheSpec) -> int:
         async with self._undone_by(CloseCache(shard, session, stage)):
             opened = await self._ask(OpenCache(shard, session, stage, spec), CacheOpened)
-        self._books.opened((shard, session, stage), opened.kv_bytes, spec.rows_max)
+        self._books.opened((shard, session, stage), opened.kv_bytes, spec.rows_max, opened.rows)
         self._layers_done[session, stage] = -self._layers_for_nobody
+        return opened.rows
 
     async def step(self, shard: ShardId, frame: Frame) -> StepResult:
         return await self.start_step(shard, frame).result()
@@ -205,7 +210,7 @@ class WorkerClient:
         """A process that is up; told to end on the way out, and killed if it does not. Raises `LocalFault`."""
         process = await self._spawn()
         self.pid = process.pid
-        link = WorkerLink(process.connection)
+        link = WorkerLink(process.connection, self._books.kept)
         try:
             async with peer_nursery() as nursery:
                 nursery.start_soon(link.run)

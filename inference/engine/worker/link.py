@@ -21,6 +21,7 @@ from inference.engine.worker.wire import (
     Advanced,
     Answer,
     Failed,
+    Kept,
     Ready,
     Reply,
     Request,
@@ -68,8 +69,12 @@ class Call:
 class WorkerLink:
     """`run` reads and writes until the process ends; `call` is for everybody."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(
+        self, connection: Connection, on_kept: Callable[[int], None] = lambda _prefix_bytes: None
+    ) -> None:
+        """`on_kept` hears how much is kept for later sessions."""
         self._connection = connection
+        self._on_kept = on_kept
         self._unanswered: dict[int, Call] = {}
         self._newest = 0  # the number of the last call; none has number 0
         self._unsent: deque[memoryview] = deque()
@@ -202,6 +207,8 @@ class WorkerLink:
     def _take(self, number: int, reply: Reply, body: bytearray) -> None:
         if isinstance(reply, Ready):
             self._ready.set()
+        elif isinstance(reply, Kept):
+            self._on_kept(reply.prefix_bytes)
         elif isinstance(reply, Advanced):
             if (on_progress := self._unanswered[number].on_progress) is not None:
                 on_progress(reply.done, reply.total)

@@ -1,5 +1,6 @@
-"""The torch process of a node: `python -m inference.engine.worker.process THREADS MEMORY_BYTES FOLDER FD`, FD its end of a socketpair and
-FOLDER where it keeps quantised weights, which may be empty.
+"""The torch process of a node: `python -m inference.engine.worker.process THREADS MEMORY_BYTES FOLDER PREFIX_SHARE FD`, FD its end of a
+socketpair, FOLDER where it keeps quantised weights, which may be empty, and PREFIX_SHARE what of its memory for caches may keep
+prompts for later sessions.
 
 It lives as long as that socket. A signal for the daemon's whole group (Ctrl-C, systemd's SIGTERM) is not for it: the daemon
 drains first and then closes the socket, and if the daemon is killed, the kernel closes it.
@@ -24,13 +25,13 @@ from inference.engine.worker.socket import Connection
 
 
 def main(arguments: list[str]) -> None:
-    quantised = arguments.pop(2)
+    quantised, prefix_share = arguments.pop(2), float(arguments.pop(2))
     threads, memory_bytes, descriptor = map(int, arguments)
     prepare(threads)
     # Only now: torch reads these variables while it is imported.
     from inference.engine.worker.torch_engines import TorchEngines
 
-    serve(descriptor, TorchEngines(threads, memory_bytes, time.perf_counter, quantised))
+    serve(descriptor, TorchEngines(threads, memory_bytes, time.perf_counter, quantised, prefix_share))
 
 
 def prepare(threads: int) -> None:

@@ -27,7 +27,9 @@ from inference.engine.worker.wire import (
     CachesListed,
     CloseCache,
     Done,
+    DropPrefixes,
     Failed,
+    Kept,
     LimitRows,
     ListCaches,
     Loaded,
@@ -71,6 +73,9 @@ class Engine(Protocol):
     def open_cache(self, key: CacheKey, spec: CacheSpec) -> int:
         """The bytes that are now reserved for it."""
 
+    def rows(self, key: CacheKey) -> int:
+        """How many rows it holds."""
+
     def close_cache(self, key: CacheKey) -> None: ...
     def close(self) -> None:
         """Give back the memory of the shard and its caches."""
@@ -84,8 +89,13 @@ class Engine(Protocol):
 class Engines(Protocol):
     """Makes engines; the torch side of the process, or a fake."""
 
+    @property
+    def prefix_bytes(self) -> int:
+        """What all of them keep of sessions for later ones."""
+
     def load(self, spec: ShardSpec, on_progress: Callable[[int, int], None]) -> Engine: ...
     def measure_layer(self, shape: LayerShape) -> float: ...
+    def drop_prefixes(self) -> None: ...
 
 
 class Daemon(Protocol):
@@ -119,6 +129,7 @@ class Server:
         self._queue = StepQueue()
         self._gaps = Gaps()
         self._told_at = 0.0
+        self._told_prefix_bytes = 0
         self._free_since = 0.0  # or the first step has come since
         self._turn_s = 0.0
 
@@ -152,7 +163,7 @@ class Server:
             answer = _failed(error)
         except MemoryError:
             answer = _OUT_OF_MEMORY
-        self._daemon.send([(call, answer, b"")])
+        self._daemon.send([*self._kept(), (call, answer, b"")])
 
     def compute(self) -> None:
         """A turn of what waits."""
@@ -167,7 +178,7 @@ class Server:
         self._turn_s = ended - began
         self._gaps.advance(ended)
         step_ms = 1000 * max(ended - began, self._gaps.longest_s)
-        replies: list[tuple[int, Reply, Body]] = []
+        replies = self._kept()
         for step, outcome in zip(steps, outcomes, strict=True):
             if isinstance(outcome, Failed):
                 step.is_over = True
@@ -205,7 +216,14 @@ class Server:
     def _answer(
         self,
         call: int,
-        request: LoadShard | UnloadShard | OpenCache | CloseCache | ListCaches | MeasureLayer | LimitRows,
+        request: LoadShard
+        | UnloadShard
+        | OpenCache
+        | CloseCache
+        | ListCaches
+        | MeasureLayer
+        | LimitRows
+        | DropPrefixes,
     ) -> Answer:
         match request:
             case LoadShard(spec):
@@ -222,6 +240,8 @@ class Server:
                 return Measured(self._engines.measure_layer(shape))
             case LimitRows(rows):
                 self._queue.limit(rows)
+            case DropPrefixes():
+                self._engines.drop_prefixes()
             case _:
                 assert_never(request)
         return Done()
@@ -255,9 +275,10 @@ class Server:
         if shard not in self._shards:
             raise Unavailable(f"the worker does not hold layers {shard.range} of that model")
         self._close_cache(key)
-        kv_bytes = self._shards[shard].open_cache((session, stage), spec)
+        engine = self._shards[shard]
+        kv_bytes = engine.open_cache((session, stage), spec)
         self._queue.open(key, spec)
-        return CacheOpened(kv_bytes)
+        return CacheOpened(kv_bytes, engine.rows((session, stage)))
 
     def _close_cache(self, key: StepKey) -> None:
         shard, session, stage = key
@@ -268,6 +289,14 @@ class Server:
     def _drop(self, steps: Sequence[WaitingStep], reason: str) -> None:
         if steps:
             self._daemon.send([(step.call, Failed("Unavailable", reason), b"") for step in steps])
+
+    def _kept(self) -> list[tuple[int, Reply, Body]]:
+        """What to tell of the rows that are kept for later sessions."""
+        prefix_bytes = self._engines.prefix_bytes
+        if prefix_bytes == self._told_prefix_bytes:
+            return []
+        self._told_prefix_bytes = prefix_bytes
+        return [(0, Kept(prefix_bytes), b"")]
 
     def _is_time_to_tell(self, now: float) -> bool:
         if now - self._told_at < limits.WORKER_PROGRESS_S:

@@ -35,6 +35,7 @@ class TorchEngine:
         # What weights take is not there for caches.
         budget.bytes_max -= engine.resident_bytes
         budget.planned_bytes += self._planned_bytes
+        budget.trim()
 
     @property
     def loaded(self) -> ShardLoaded:
@@ -43,6 +44,9 @@ class TorchEngine:
 
     def open_cache(self, key: CacheKey, spec: CacheSpec) -> int:
         return self._engine.open_cache(key, spec)
+
+    def rows(self, key: CacheKey) -> int:
+        return self._engine.rows(key)
 
     def close_cache(self, key: CacheKey) -> None:
         self._engine.close_cache(key)
@@ -62,13 +66,26 @@ class TorchEngines:
     """Implements `worker_server.Engines`."""
 
     def __init__(
-        self, threads: int, memory_bytes: int, monotonic: Callable[[], float], quantised: str = ""
+        self,
+        threads: int,
+        memory_bytes: int,
+        monotonic: Callable[[], float],
+        quantised: str = "",
+        prefix_share: float = limits.KV_PREFIX_SHARE,
     ) -> None:
-        """`quantised` is the folder for quantised weights; without one they are made anew at every load."""
+        """`quantised` is the folder for quantised weights; without one they are made anew at every load. With a `prefix_share`
+        of 0 nothing of a session is kept for later ones."""
         torch.set_num_threads(threads)
         self._kept = QuantisedFolder(Path(quantised)) if quantised else None
         self._monotonic = monotonic
-        self._budget = KvBudget(memory_bytes)
+        self._budget = KvBudget(memory_bytes, prefix_share=prefix_share)
+
+    @property
+    def prefix_bytes(self) -> int:
+        return self._budget.prefixes.size_bytes
+
+    def drop_prefixes(self) -> None:
+        self._budget.prefixes.clear()
 
     def load(self, spec: ShardSpec, on_progress: Callable[[int, int], None]) -> TorchEngine:
         config, layers = parse_config(spec.config), spec.shard.range
@@ -79,6 +96,7 @@ class TorchEngines:
             raise Overloaded(
                 f"layers {layers} take {needed_bytes} bytes, and {left_bytes} are left of the worker's memory"
             )
+        self._budget.prefixes.shrink(left_bytes - needed_bytes)
         engine = ShardEngine(
             config,
             layers,

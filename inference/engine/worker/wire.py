@@ -58,6 +58,10 @@ class LimitRows(msgspec.Struct, frozen=True, array_like=True, tag="limit"):
     rows: int | None
 
 
+class DropPrefixes(msgspec.Struct, frozen=True, array_like=True, tag="drop"):
+    """All rows that are kept for later sessions."""
+
+
 class Step(msgspec.Struct, frozen=True, array_like=True, tag="step"):
     """A frame without its extension; its body follows."""
 
@@ -70,7 +74,17 @@ class MeasureLayer(msgspec.Struct, frozen=True, array_like=True, tag="measure"):
     shape: LayerShape
 
 
-Request = LoadShard | UnloadShard | OpenCache | CloseCache | Step | MeasureLayer | ListCaches | LimitRows
+Request = (
+    LoadShard
+    | UnloadShard
+    | OpenCache
+    | CloseCache
+    | Step
+    | MeasureLayer
+    | ListCaches
+    | LimitRows
+    | DropPrefixes
+)
 
 
 class Ready(msgspec.Struct, frozen=True, array_like=True, tag="ready"):
@@ -91,6 +105,12 @@ class Worked(msgspec.Struct, frozen=True, array_like=True, tag="worked"):
     layers: int
 
 
+class Kept(msgspec.Struct, frozen=True, array_like=True, tag="kept"):
+    """Said unasked, whenever it has changed: the bytes that are kept for later sessions."""
+
+    prefix_bytes: int
+
+
 class Done(msgspec.Struct, frozen=True, array_like=True, tag="done"):
     pass
 
@@ -100,9 +120,10 @@ class Loaded(msgspec.Struct, frozen=True, array_like=True, tag="loaded"):
 
 
 class CacheOpened(msgspec.Struct, frozen=True, array_like=True, tag="opened"):
-    """`kv_bytes` are reserved for it."""
+    """`kv_bytes` are reserved for it, and `rows` of it are there already."""
 
     kv_bytes: int
+    rows: int = 0
 
 
 class CachesListed(msgspec.Struct, frozen=True, array_like=True, tag="listed"):
@@ -139,7 +160,7 @@ class Failed(msgspec.Struct, frozen=True, array_like=True, tag="failed"):
 
 
 Answer = Done | Loaded | CacheOpened | CachesListed | Stepped | Measured | Failed
-Reply = Ready | Advanced | Worked | Answer
+Reply = Ready | Advanced | Worked | Kept | Answer
 
 REQUESTS: Final[msgspec.msgpack.Decoder[Request]] = msgspec.msgpack.Decoder(Request)
 REPLIES: Final[msgspec.msgpack.Decoder[Reply]] = msgspec.msgpack.Decoder(Reply)

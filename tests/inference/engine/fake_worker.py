@@ -34,14 +34,17 @@ class FakeEngine:
     def __init__(self, spec: ShardSpec, config: Config) -> None:
         self.layers = spec.shard.range.layers
         self.config = config
-        self.rows: dict[CacheKey, int] = {}
+        self.held: dict[CacheKey, int] = {}
 
     def open_cache(self, key: CacheKey, spec: CacheSpec) -> int:
-        self.rows[key] = 0
+        self.held[key] = 0
         return spec.rows_max
 
+    def rows(self, key: CacheKey) -> int:
+        return self.held[key]
+
     def close_cache(self, key: CacheKey) -> None:
-        del self.rows[key]
+        del self.held[key]
 
     def close(self) -> None:
         pass
@@ -56,15 +59,20 @@ class FakeEngine:
         return [self._outcome(key, frame) for key, frame in work]
 
     def _outcome(self, key: CacheKey, frame: Frame) -> StepOutput | WeftError:
-        if frame.header.position != self.rows[key]:
+        if frame.header.position != self.held[key]:
             return Malformed("rows do not follow on")
-        self.rows[key] += frame.header.rows
+        self.held[key] += frame.header.rows
         items = struct.unpack(f"<{len(frame.body) // 4}f", frame.body)
         out = struct.pack(f"<{len(items)}f", *(item + self.layers for item in items))
         return out, os.getpid() if frame.header.sample else None
 
 
 class FakeEngines:
+    prefix_bytes = 0
+
+    def drop_prefixes(self) -> None:
+        pass
+
     def load(self, spec: ShardSpec, on_progress: Callable[[int, int], None]) -> FakeEngine:
         try:
             config = msgspec.json.decode(spec.config, type=Config)

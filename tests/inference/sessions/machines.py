@@ -16,6 +16,7 @@ from typing import assert_never
 from inference.sessions import events as e
 from inference.sessions import stage as s
 from inference.sessions.session import Session
+from protocols import limits
 from protocols.ids import ModelDigest, PeerId, SessionId
 from protocols.placement import LayerRange
 from protocols.seams import StepResult
@@ -51,12 +52,34 @@ def token_of(row: bytes) -> int:
 
 
 @dataclass
+class Kept:
+    """What the workers of all peers keep of sessions: for a peer, a range and a name, all input rows up to the end of that block."""
+
+    rows: dict[tuple[PeerId, LayerRange, bytes], list[bytes]] = field(default_factory=dict)
+
+    def find(self, peer: PeerId, opened: OpenStage) -> list[bytes]:
+        found: list[bytes] = []
+        for name in opened.prefix[: (opened.prompt_rows - 1) // limits.PREFILL_CHUNK_ROWS]:
+            rows = self.rows.get((peer, opened.range, name))
+            if rows is None:
+                break
+            found = rows
+        return list(found)
+
+    def forget(self, random: Random, share: float) -> None:
+        self.rows = {key: rows for key, rows in self.rows.items() if random.random() >= share}
+
+
+@dataclass
 class Holder:
     """A stage at its holder, with its worker's cache of input rows."""
 
     machine: s.Stage
+    peer: PeerId
+    kept: Kept
     cache: list[bytes] = field(default_factory=list)
     outbox: deque[s.Forward] = field(default_factory=deque)
+    computed: int = 0
 
     def step(self, frame: Frame) -> StepResult:
         header = frame.header
@@ -71,18 +94,34 @@ class Holder:
         for row in rows:
             self.cache.append(row)
             out.append(compute(layers, self.cache))
+            self._keep(header)
+        self.computed += len(rows)
         is_last = self.machine.downstream is None
         token = token_of(out[-1]) if is_last and header.sample else None
         return StepResult(b"" if is_last else b"".join(out), token, 1.0)
+
+    def _keep(self, header: Header) -> None:
+        opened, (block, rest) = self.machine.opened, divmod(len(self.cache), limits.PREFILL_CHUNK_ROWS)
+        as_named = header.kind is Kind.PREFILL and header.epoch == opened.epoch
+        if as_named and not rest and block <= len(opened.prefix):
+            self.kept.rows[self.peer, opened.range, opened.prefix[block - 1]] = list(self.cache)
 
 
 class Machines:
     """Everything in flight, in queues that keep order as streams do and no other."""
 
     def __init__(
-        self, order: e.Order, ranges: list[LayerRange], holders_each: int, random: Random, *, merge: bool
+        self,
+        order: e.Order,
+        ranges: list[LayerRange],
+        holders_each: int,
+        random: Random,
+        *,
+        merge: bool,
+        kept: Kept | None = None,
     ) -> None:
         self.random = random
+        self.kept = kept or Kept()
         self.merge = merge
         self.alive = {
             (at, copy): PeerId(f"peer-{at}-{copy}")
@@ -185,8 +224,10 @@ class Machines:
             return
         for older in [older for older in self.holders if older[:2] == key[:2]]:
             del self.holders[older]
-        self.holders[key] = Holder(s.Stage(message, WIDTH, DType.F32, self.merge))
-        self._tell(key, StageOpened(message.epoch))
+        found = self.kept.find(key[0], message)
+        stage = s.Stage(message, WIDTH, DType.F32, self.merge, len(found))
+        self.holders[key] = Holder(stage, key[0], self.kept, found)
+        self._tell(key, StageOpened(message.epoch, len(found)))
 
     def _order(self, key: Key, message: SessionMessage) -> None:
         if isinstance(message, Reroute) and key in self.holders:

@@ -77,3 +77,20 @@ def test_past_its_quota_a_journal_frees_everything_and_says_so() -> None:
     journal.clear()
     journal.append(frame(0, 1))
     assert journal.reaches(1)
+
+
+@given(st.integers(1, 9), sizes, st.data())
+def test_a_journal_that_begins_later_replays_from_there(
+    begin: int, sizes: list[int], data: st.DataObject
+) -> None:
+    journal = Journal()
+    journal.clear(begin)
+    for rows in sizes:
+        journal.append(frame(journal.rows, rows))
+    keep = data.draw(st.integers(0, begin + sum(sizes)))
+    journal.truncate(keep)
+    replayed = [token for each in journal.replay(0, merge=True) for token in each.tokens]
+    assert replayed == list(range(begin, keep))
+    assert journal.rows == keep
+    journal.append(frame(keep, 2))  # goes on from wherever it was cut
+    assert journal.reaches(keep + 2)

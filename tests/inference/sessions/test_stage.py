@@ -212,3 +212,40 @@ def test_who_lacks_rows_says_so_and_replays_nothing() -> None:
     run(over_quota, rows(0, 4))
     assert over_quota.handle(Reroute(4, 4, STANDBY, replay=True)) == [Tell(Rerouted(4, 0, False))]
     assert over_quota.handle(Reroute(5, 4, STANDBY)) == [Tell(Rerouted(5, 0, True))]
+
+
+def stage_that_had(kept: int) -> Stage:
+    machine = stage(prompt_rows=300, rows_max=400)
+    machine.kept = kept
+    return machine
+
+
+def test_the_first_frame_says_how_many_rows_of_an_earlier_session_count() -> None:
+    machine = stage_that_had(256)
+    assert machine.rows == 0
+    assert forwarded(run(machine, rows(128, 128, kind=Kind.PREFILL))) == [(3, 128, 128, BEHIND.peer)]
+    assert machine.rows == 256
+    assert machine.handle(Arrived(rows(0, 128, kind=Kind.PREFILL))) == []
+    (told, *replay) = machine.handle(Reroute(4, 256, STANDBY, replay=True))
+    assert told == Tell(Rerouted(4, 128, True))
+    assert forwarded(replay) == [(4, 128, 128, STANDBY.peer)]
+
+
+def test_a_decoded_row_that_overtakes_the_replay_waits_for_it() -> None:
+    machine = stage_that_had(256)
+    assert machine.handle(Arrived(rows(300))) == []
+    outputs = run(machine, rows(256, 44, kind=Kind.REPLAY))
+    assert [position for _, position, _, _ in forwarded(outputs)] == [256, 300]
+
+
+def test_neither_an_abandoned_route_nor_a_new_one_that_begins_at_0_goes_by_rows_that_were_there() -> None:
+    machine = stage_that_had(256)
+    assert machine.handle(Arrived(rows(128, 128, epoch=2, kind=Kind.PREFILL))) == []
+    assert machine.handle(Reroute(4, 0, BEHIND)) == [Tell(Rerouted(4, 0, True))]
+    assert machine.handle(Arrived(rows(128, 128, epoch=4, kind=Kind.PREFILL))) == []
+    assert len(forwarded(run(machine, rows(0, 128, epoch=4, kind=Kind.PREFILL)))) == 2
+
+
+def test_whoever_has_only_rows_of_an_earlier_session_lacks_those_of_this_one() -> None:
+    machine = stage_that_had(256)
+    assert machine.handle(Reroute(4, 310, BEHIND)) == [Tell(Rerouted(4, 0, False))]

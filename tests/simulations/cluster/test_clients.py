@@ -11,6 +11,7 @@ from node import api
 from simulations.cluster.clients import Client
 from simulations.cluster.model import Answer
 from simulations.cluster.node import SimulatedNode
+from simulations.scenarios.script import Request
 from tests.simulations.cluster.played import Stage, asking, play, script
 
 
@@ -50,6 +51,28 @@ def test_the_text_is_exact_although_a_node_in_the_middle_crashes() -> None:
     assert stage.client.status == "finished"
     assert stage.client.is_exact
     assert any(isinstance(event, api.Rerouted) for _, event in stage.client.events)
+
+
+def test_the_text_is_exact_although_rows_of_an_earlier_prompt_are_lost_with_a_node() -> None:
+    prompt = "the old mill by the river " * 12
+
+    async def act(stage: Stage) -> None:
+        await stage.until(lambda: bool(stage.clients.all) and stage.clients.all[0].status is not None)
+        assert all(node.worker.memory().prefix_bytes for node in stage.cluster.nodes.values())
+        assert [node.worker.kv_bytes for node in stage.cluster.nodes.values()] == [0] * 4
+        await stage.until(lambda: len(stage.clients.all) == 2 and len(stage.clients.all[1].tokens) >= 10)
+        started = next(event for _, event in stage.clients.all[1].events if isinstance(event, api.Started))
+        (session,) = stage["n0"].daemon.entry.running.values()  # type: ignore[union-attr]
+        assert {place.base for place in session.places} == {256}
+        await stage[started.route[1].name].crash()
+
+    requests = (
+        Request(0.5, "n0", prompt, 5),
+        Request(20.0, "n0", f"{prompt} and a house", 80, temperature=1.0, seed=3),
+    )
+    stage = play(script(4, *requests), act)
+    assert [(client.status, client.is_exact) for client in stage.clients.all] == [("finished", True)] * 2
+    assert any(isinstance(event, api.Rerouted) for _, event in stage.clients.all[1].events)
 
 
 def test_a_client_of_a_crashed_node_is_lost_at_once_and_hears_nothing_more() -> None:

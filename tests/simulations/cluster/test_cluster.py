@@ -9,10 +9,11 @@ import pytest
 import trio
 from msgspec import structs
 
+from node import api
 from protocols.errors import WeftError
 from simulations.cluster.cabling import as_link, link_between
 from simulations.network.links import Link
-from simulations.scenarios.script import LinkSpec, NodeSpec
+from simulations.scenarios.script import LinkSpec, NodeSpec, Request
 from tests.simulations.cluster.played import Stage, asking, play, script
 
 
@@ -148,3 +149,24 @@ def test_the_real_engine_says_over_two_nodes_what_it_says_in_one_piece() -> None
         assert client.status == "finished"
         assert client.is_exact
     assert len(stage.clients.all[0].tokens) == 24
+
+
+@pytest.mark.usefixtures("torch_threads")
+def test_the_real_engine_takes_over_rows_of_an_earlier_prompt_and_loses_none_with_a_node() -> None:
+    prompt = "Sort these numbers: 5 3 9 1 7. " * 6
+
+    async def act(stage: Stage) -> None:
+        await stage.until(lambda: len(stage.clients.all) == 2 and bool(stage.clients.all[1].tokens))
+        (session,) = stage["n0"].daemon.entry.running.values()  # type: ignore[union-attr]
+        assert {place.base for place in session.places} == {128}
+        lost = next(place.peer for place in session.places if place.peer != stage["n0"].peer)
+        await next(node for node in stage.cluster.nodes.values() if node.peer == lost).crash()
+        await stage.until(lambda: all(client.status for client in stage.clients.all))
+
+    requests = (
+        Request(0.5, "n0", prompt, 3),
+        Request(5.0, "n0", f"{prompt} And these: 1 8 2 5?", 60, temperature=1.0, seed=4),
+    )
+    stage = play(script(3, *requests, engine="torch"), act)
+    assert [(client.status, client.is_exact) for client in stage.clients.all] == [("finished", True)] * 2
+    assert any(isinstance(event, api.Rerouted) for _, event in stage.clients.all[1].events)

@@ -272,6 +272,17 @@ def cache_kept(mesh: Mesh) -> AbstractContextManager[None]:
     return holding(worker._process.books._caches, (shard, NOBODYS, 0), HeldCache(64, 1))
 
 
+def taken_from_a_stranger(mesh: Mesh) -> AbstractContextManager[None]:
+    """Rows of somebody else's session lie in a cache of one that is under way."""
+    shards: Any = sight(mesh).node.worker._process._server._shards
+    caches = next(engine._caches for engine in shards.values() if engine._caches)
+    return having(next(iter(caches.values())), "makers", frozenset({STRANGER}))
+
+
+def prompts_kept(mesh: Mesh) -> AbstractContextManager[None]:
+    return having(sight(mesh).node.worker._process.books, "prefix_bytes", 1 << 40)
+
+
 def stage_kept(mesh: Mesh, entry: str | None = "n2") -> AbstractContextManager[None]:
     seen = sight(mesh)
     opened = next(iter(next(each for each in mesh.sights.values() if each.opened).opened.values()))

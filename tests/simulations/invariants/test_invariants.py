@@ -101,6 +101,8 @@ BREAKAGES: dict[str, b.Breakage] = {
     "placement_rests": b.another_range,
     "claims_are_known": b.unknown_claims,
     "caches_belong_to_stages": b.cache_kept,
+    "prefixes_stay_with_their_entry": b.taken_from_a_stranger,
+    "prefixes_are_bounded": b.prompts_kept,
     "ended_sessions_are_let_go": b.stage_kept,
     "orphaned_sessions_are_let_go": partial(b.stage_kept, entry=None),
     "tasks_end_with_their_sessions": b.task_left,

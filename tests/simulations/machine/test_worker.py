@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from protocols import limits
 from protocols.errors import Malformed, Overloaded, Unavailable, WorkerDied
-from protocols.ids import ModelDigest
+from protocols.ids import ModelDigest, PeerId, SessionId
 from protocols.placement import LayerRange
 from protocols.seams import CacheSpec, ShardId, ShardSpec
 from protocols.session import Sampling
@@ -276,3 +276,31 @@ async def test_foreign_floats_are_refused() -> None:
     for body in (b"\xff" * 32, b"\0\0\x80\x7f" * 8, b"\0\0\x80\xc3" * 8):
         with pytest.raises(Malformed):
             await rig.worker.step(shard, Frame(replace(header), (1,), body))
+
+
+async def test_rows_of_an_earlier_prompt_are_taken_over_and_change_no_token() -> None:
+    rig = make_rig()
+    assert isinstance(rig.worker, VirtualWorker)
+    rig.worker.memory_bytes = 1 << 30
+    await rig.load_all()
+    prompt = tuple(range(300))
+
+    async def say(session: SessionId, peer: str) -> tuple[int, int | None]:
+        spec = CacheSpec(300, 320, Sampling(), PeerId(peer), prefix=(b"one", b"two"))
+        rows = [
+            await rig.worker.open_cache(each.shard, session, at, spec) for at, each in enumerate(rig.specs)
+        ]
+        at = min(rows)
+        assert at == max(rows)
+        for end in (128, 256, 300):
+            if at < end:
+                token, _ = await rig.through(prompt[at:end], at, session)
+                at = end
+        return rows[0], token
+
+    first = await say(SESSION, "ada")
+    assert first[0] == 0
+    assert await say(OTHER, "ada") == (256, first[1])
+    assert await say(SessionId("0b" * 16), "bob") == first
+    await rig.worker.drop_prefixes()
+    assert await say(SessionId("0c" * 16), "ada") == first

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 from msgspec.structs import replace
 
 from simulations.chance import chance
-from simulations.scenarios.drawing import draw
+from simulations.scenarios.drawing import PROMPT_CHARS_MAX, draw
 from simulations.scenarios.draws import Again, Churn, Each, Halves, Some, ZoneWide, expand
 from simulations.scenarios.faults import Crash, Fault, Partition
 from simulations.scenarios.scenario import load
@@ -19,7 +20,7 @@ from simulations.scenarios.script import NodeSpec, Script
 
 GOLDEN = {
     ("churn", 1): "7240c3a61d54fa664eb1303619cdc533",
-    ("swarm", 7): "564f1828bd8d46ec89240531dcbe746e",
+    ("swarm", 7): "e313d37698f5bf36d535065950ea0987",
 }
 
 
@@ -126,3 +127,17 @@ def test_machines_are_dealt_out_in_turn() -> None:
     nodes = draw(load("volunteer"), 1).nodes
     assert [1.5 <= node.layer_ms <= 3 for node in nodes] == [True, False, False, True, False, False, True]
     assert len({node.layer_ms for node in nodes}) == len(nodes), "drawn for each node"
+
+
+def test_chats_go_on_from_what_was_asked_before_and_mostly_where() -> None:
+    scenario = load("churn")
+    alone = replace(scenario, workload=replace(scenario.workload, sessions=1, prompt_chars=(100, 900)))
+    chatty = replace(alone, workload=replace(alone.workload, repeated_share=1.0))
+    once, again = draw(alone, 3).requests, draw(chatty, 3).requests
+    assert [request.at_s for request in once] == [request.at_s for request in again]
+    turns = list(itertools.pairwise(again))
+    assert all(request.prompt.startswith(before.prompt) for before, request in turns)
+    assert any(request.prompt == before.prompt for before, request in turns)
+    assert max(len(request.prompt) for request in again) <= PROMPT_CHARS_MAX
+    stays = [request.entry == before.entry for before, request in turns]
+    assert 0 < stays.count(False) < len(stays) / 2

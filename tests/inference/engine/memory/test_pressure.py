@@ -15,6 +15,7 @@ from inference.engine.memory.pressure import (
     SHED_S,
     Accept,
     Action,
+    DropPrefixes,
     Level,
     LimitRows,
     Pressure,
@@ -163,3 +164,12 @@ def test_whatever_is_read_sessions_are_refused_and_taken_in_turns(
                     shed_s = now
         assert refuses == bool(pressure.level) == bool(pressure.reason)
         assert (rows == PINCHED_ROWS) == (pressure.level is Level.CRITICAL)
+
+
+@pytest.mark.parametrize("reading", [SHORT, DIRE])
+def test_prompts_that_are_kept_for_later_go_first_and_again_while_there_are_any(reading: Reading) -> None:
+    pressure, keeping = Pressure(), replace(reading, kept=5 * MIB)
+    assert DropPrefixes not in kinds(pressure.handle(replace(PLENTY, kept=5 * MIB), 0.0))
+    assert kinds(pressure.handle(keeping, 1.0))[:2] == [Refuse, DropPrefixes]
+    assert DropPrefixes not in kinds(pressure.handle(reading, 2.0))
+    assert kinds(pressure.handle(keeping, 3.0)) == [DropPrefixes]

@@ -24,6 +24,16 @@ def test_a_cache_counts_whole_and_what_was_written_of_it_is_known() -> None:
     assert books.promised_bytes == 0
 
 
+def test_rows_that_were_taken_over_are_written_and_what_is_kept_is_free() -> None:
+    books = WorkerBooks(10_000)
+    books.opened(KEY, 1000, 100, 30)
+    books.kept(2500)
+    assert (books.free_bytes, books.promised_bytes) == (9000, 700)
+    assert books.memory().prefix_bytes == 2500
+    books.lost()
+    assert books.memory().prefix_bytes == 0
+
+
 def test_what_ends_gives_everything_back() -> None:
     books = WorkerBooks(10_000)
     books.loaded(SHARD, 3000)

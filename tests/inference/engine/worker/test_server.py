@@ -15,7 +15,9 @@ from inference.engine.worker.wire import (
     CacheOpened,
     CloseCache,
     Done,
+    DropPrefixes,
     Failed,
+    Kept,
     Loaded,
     LoadShard,
     Measured,
@@ -51,6 +53,8 @@ class Machine:
     open: set[CacheKey] = field(default_factory=set)
     failure: BaseException | None = None
     pulls: int = 0
+    rows_kept: int = 0
+    prefix_bytes: int = 0
     loaded = ShardLoaded(7, "fake", True)
     batch_rows = BatchRows(4, 4)
 
@@ -67,9 +71,15 @@ class Machine:
     def measure_layer(self, shape: LayerShape) -> float:
         return 3.0
 
+    def drop_prefixes(self) -> None:
+        self.prefix_bytes = 0
+
     def open_cache(self, key: CacheKey, spec: CacheSpec) -> int:
         self.open.add(key)
         return 9
+
+    def rows(self, key: CacheKey) -> int:
+        return self.rows_kept
 
     def close_cache(self, key: CacheKey) -> None:
         self.open.remove(key)
@@ -269,3 +279,18 @@ def test_a_turn_waits_for_its_usual_company_a_tenth_of_what_turns_take_and_no_lo
     assert machine.server.wait_s() == 0
     machine.step(2)
     assert machine.server.wait_s() == 0
+
+
+def test_what_is_kept_for_later_sessions_is_told_before_the_answer_and_only_when_it_changes() -> None:
+    machine = Machine(rows_kept=256)
+    machine.opened(1)
+    opened = machine.calls
+    assert machine.answer(opened) == CacheOpened(9, 256)
+    assert not any(isinstance(reply, Kept) for _, reply, _ in machine.replies)
+    machine.prefix_bytes = 700
+    stepped = machine.step(1)
+    machine.compute()
+    again, dropped = machine.ask(MeasureLayer(SHAPE)), machine.ask(DropPrefixes())
+    said = [(number, reply) for number, reply, _ in machine.replies if number in (0, stepped, again, dropped)]
+    assert said[:2] == [(0, Kept(700)), (stepped, machine.answer(stepped))]
+    assert said[2:] == [(again, Measured(3.0)), (0, Kept(0)), (dropped, Done())]
