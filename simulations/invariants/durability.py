@@ -19,6 +19,7 @@ from simulations.invariants.mesh import Mesh
 from simulations.invariants.sight import Sight
 
 LOOK_S = 0.5
+UNHEARD = (-1, PeerId(""))  # of a model that nobody has planned yet
 
 
 @always("S12", "An incarnation is reserved on disk before it is spoken of.", every_s=LOOK_S)
@@ -110,9 +111,11 @@ def _lost_holdings(mesh: Mesh, sight: Sight, kept: Kept) -> Iterator[str]:
     """What a newer plan has no place for is taken from it as soon as it tells of it."""
     granted = {(grant.offer.model, grant.offer.range) for grant in sight.grants}
     newest = {
-        offer.model: max(rank for other in mesh.sights.values() if (rank := other.ranks.get(offer.model)))
+        offer.model: max(other.ranks.get(offer.model, UNHEARD) for other in mesh.sights.values())
         for offer in kept.offers
     }
+    if any(sight.ranks.get(offer.model, UNHEARD) < (offer.term, offer.proposer) for offer in kept.offers):
+        yield "the terms of its plans"
     if any(
         (offer.model, offer.range) not in granted and (offer.term, offer.proposer) >= newest[offer.model]
         for offer in kept.offers

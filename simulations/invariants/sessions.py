@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from inference.sessions.events import Phase
 from protocols import limits
 from protocols.ids import SessionId
+from simulations.invariants.bounds import FREED_S
 from simulations.invariants.invariant import LOOK_S, Breach, always
 from simulations.invariants.mesh import Mesh
+from simulations.invariants.sight import replay_of
 
 
 @always("S3", "A stage serves one epoch after the other, and its epochs only rise.")
@@ -97,6 +99,40 @@ def given_up_stages_stay_behind(mesh: Mesh) -> Iterator[Breach]:
         if stage.rows > tokens:
             detail = f"stage {index} of session {id_[:8]} had {tokens} rows to get, and has {stage.rows}"
             yield Breach((sight.name,), detail)
+
+
+@always("S1", "A replay brings every row that the session has had until then, or says that it can't.")
+def replays_are_whole(mesh: Mesh) -> Iterator[Breach]:
+    for id_, (sight, session) in mesh.entered.items():
+        base = session.places[0].base
+        if session.phase is not Phase.RUNNING or any(place.base != base for place in session.places):
+            continue
+        resumed_at, replayed = replay_of(session)
+        rows = resumed_at - base
+        if rows > 0 and replayed % rows:  # one or more stages have replayed as much each
+            detail = (
+                f"session {id_[:8]} had {rows} rows in epoch {session.epoch}, and {replayed} were replayed"
+            )
+            yield Breach((sight.name,), detail, (id_, session.epoch))
+
+
+@always(
+    "S6",
+    f"A stage that a session has replaced is let go of within {2 * FREED_S:.0f} s by whoever is told so.",
+)
+def replaced_stages_are_let_go(mesh: Mesh) -> Iterator[Breach]:
+    for holder, (id_, index), stage in mesh.stages:
+        sight, session = mesh.entered.get(id_, (None, None))
+        if sight is None or session is None or index >= len(session.places):
+            continue
+        is_awake = holder in mesh.awake and sight in mesh.awake
+        if (
+            session.places[index].peer != holder.peer
+            and is_awake
+            and mesh.are_linked(holder.peer, sight.peer)
+        ):
+            detail = f"{_named((id_, index))} is in epoch {stage.epoch} at {holder.name}, which the session has left"
+            yield Breach((holder.name, sight.name), detail, (id_, index), within_s=2 * FREED_S)
 
 
 @always("S3", "The rows that a stage counts lie in the cache of its worker.", every_s=0.5)

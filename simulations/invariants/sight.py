@@ -373,3 +373,8 @@ class Sight:
             for nursery in task._child_nurseries:
                 tasks.extend(nursery._children)
         return [task.name for task in tasks]
+
+
+def replay_of(session: Session) -> tuple[int, int]:
+    """The row at which all stages of a session went on in its present epoch, and how many rows were replayed for that."""
+    return session._resume_at, session._replayed_rows

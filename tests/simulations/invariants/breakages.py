@@ -188,6 +188,13 @@ def unknown_while_loading(mesh: Mesh) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def short_replay(mesh: Mesh) -> Iterator[None]:
+    running = session(mesh)
+    with having(running, "_resume_at", running.places[0].base + 9), having(running, "_replayed_rows", 8):
+        yield
+
+
 def falling_rank(mesh: Mesh) -> AbstractContextManager[None]:
     ranks = sight(mesh).ranks
     return holding(ranks, next(iter(ranks)), (0, PeerId("")))  # type: ignore[arg-type]

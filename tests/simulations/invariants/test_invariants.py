@@ -83,6 +83,8 @@ BREAKAGES: dict[str, b.Breakage] = {
     "counted_rows_are_cached": lambda mesh: b.having(b.stage(mesh), "rows", 5000),
     "routes_are_contiguous": b.gap_in_route,
     "stages_serve_their_places": b.swapped_places,
+    "replays_are_whole": b.short_replay,
+    "replaced_stages_are_let_go": lambda mesh: b.having(b.session(mesh).places[0], "peer", b.STRANGER),
     "stages_that_wait_are_known": b.unknown_while_loading,
     "lost_peers_stay_out": lambda mesh: b.having(
         b.session(mesh), "excluded", {b.session(mesh).places[0].peer}
