@@ -2,10 +2,10 @@
 
 An author's first bundle is pushed over all links. Where it arrives twice, the second link is pruned: it is no branch of that
 author's tree, and ids alone are announced over it, gathered for `GOSSIP_ANNOUNCE_S` by the end with the lower peer id. The
-other end waits `GOSSIP_ECHO_S` longer and announces what it was not told of, since both would say the same. A bundle that was announced and has not
-come after `GOSSIP_GRAFT_S` is asked for from those who announced it, one by one, and the link becomes a branch: that is how
-a tree grows around what was lost, and over new links. A link over which things come in much fewer hops takes the place of a
-longer way.
+other end waits `GOSSIP_ECHO_S` longer and announces what it was not told of, since both would say the same. A bundle that was
+announced and has not come after `GOSSIP_GRAFT_S` is asked for from those who announced it, one by one, and the link becomes a
+branch: that is how a tree grows around what was lost, and over new links. A link over which things come in much fewer hops
+takes the place of a longer way.
 
 One tree for all authors, as in the paper, comes to no rest while many speak at once: bundles of different authors cut one
 ring in several places, and what falls apart is grafted together to new rings (measured: three duplicates for every bundle).
