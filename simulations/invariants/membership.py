@@ -149,6 +149,22 @@ def rings_are_of_the_living(mesh: Mesh) -> Iterator[Breach]:
             yield Breach((sight.name, mesh.name_of(peer)), detail, within_s=LOOK_S)
 
 
+@always(
+    "S8", "The dead are remembered for as long as what was said of them before may come back.", every_s=LOOK_S
+)
+def the_dead_are_remembered(mesh: Mesh) -> Iterator[Breach]:
+    for sight in mesh.sights.values():
+        dead = {
+            peer: standing.since
+            for peer, standing in sight.standings.items()
+            if standing.state is State.DEAD and standing.incarnation != NEVER
+        }
+        for peer, since in (mesh.before(("dead", sight.name, sight.run), dead) or {}).items():
+            if peer not in sight.standings and mesh.now - since < limits.TOMBSTONE_S - LOOK_S:
+                detail = f"{mesh.name_of(peer)} was dead for {mesh.now - since:.1f} s, and is forgotten"
+                yield Breach((sight.name, mesh.name_of(peer)), detail)
+
+
 @settled("L1", f"Nobody of the healed core takes for living what has been down for {TOGETHER_S:.0f} s.")
 def the_dead_are_known(mesh: Mesh) -> Iterator[Breach]:
     down = [peer for peer, name in mesh.peers.items() if name not in mesh.sights]

@@ -29,6 +29,22 @@ def steps_are_of_their_epoch(mesh: Mesh) -> Iterator[Breach]:
             yield Breach((sight.name,), detail, number)
 
 
+@always(
+    "S3",
+    "A stage goes on in a new epoch from where that resumes: what was under way in the one before adds nothing.",
+)
+def stages_go_on_where_epochs_resume(mesh: Mesh) -> Iterator[Breach]:
+    for sight, key, stage in mesh.stages:
+        if key[0] not in mesh.entered or stage.opened.epoch == stage.epoch:
+            continue
+        session = mesh.entered[key[0]][1]
+        resumed_at, _ = replay_of(session)
+        has_gone_on = sight.computed_last.get(key) == stage.epoch
+        if session.epoch == stage.epoch and not has_gone_on and stage.rows > resumed_at:
+            detail = f"stage {_named(key)} has {stage.rows} rows before its first step of epoch {stage.epoch}, "
+            yield Breach((sight.name,), detail + f"which resumed at {resumed_at}")
+
+
 @always("S3", "The epoch of a session only rises, and no stage is ahead of it.")
 def no_stage_is_ahead_of_its_session(mesh: Mesh) -> Iterator[Breach]:
     for id_, (sight, session) in mesh.entered.items():

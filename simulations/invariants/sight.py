@@ -54,6 +54,7 @@ class Sight:
         self.run = node.starts
         self.disk_was_full = False
         self.steps_out_of_epoch: list[str] = []
+        self.computed_last: dict[StageKey, int] = {}  # the epoch of the last step of each stage
         node.worker.witness = self._watch_step
 
     # Liveness --------------------------------------------------------------------------------------------------------
@@ -288,6 +289,7 @@ class Sight:
     def _watch_step(self, header: Header) -> None:
         """A step begins: of which epoch, and in which its stage is. No look comes often enough to see that."""
         key = (header.session, header.stage)
+        self.computed_last[key] = header.epoch
         machine = getattr(getattr(self._deliverers.get(key), "__self__", None), "_machine", None)
         if isinstance(machine, Stage) and machine.epoch != header.epoch:
             self.steps_out_of_epoch.append(

@@ -195,6 +195,26 @@ def short_replay(mesh: Mesh) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def resumed_earlier(mesh: Mesh) -> Iterator[None]:
+    """A stage has rows of an epoch that nothing was computed in yet, and that resumed without them."""
+    running, machine = session(mesh), stage(mesh)
+    with (
+        having(running, "epoch", running.epoch + 1),
+        having(machine, "epoch", machine.epoch + 1),
+        having(running, "_resume_at", machine.rows - 1),
+    ):
+        yield
+
+
+@contextmanager
+def forgotten_dead(mesh: Mesh) -> Iterator[None]:
+    """Somebody was dead at the last look, and nothing is known of it any more."""
+    seen = sight(mesh)
+    mesh.before(("dead", seen.name, seen.run), {STRANGER: mesh.now - 1.0})
+    yield
+
+
 def falling_rank(mesh: Mesh) -> AbstractContextManager[None]:
     ranks = sight(mesh).ranks
     return holding(ranks, next(iter(ranks)), (0, PeerId("")))  # type: ignore[arg-type]

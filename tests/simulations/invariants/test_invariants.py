@@ -75,6 +75,7 @@ BREAKAGES: dict[str, b.Breakage] = {
     "nobody_is_forgotten": b.task_left,
     "epochs_of_stages_rise": lambda mesh: b.having(b.stage(mesh), "epoch", -1),
     "steps_are_of_their_epoch": lambda mesh: b.having(b.sight(mesh), "steps_out_of_epoch", ["one"]),
+    "stages_go_on_where_epochs_resume": b.resumed_earlier,
     "no_stage_is_ahead_of_its_session": lambda mesh: b.having(b.stage(mesh), "epoch", 9),
     "stages_have_one_owner": b.two_owners,
     "rows_come_from_upstream": lambda mesh: b.having(b.stage(mesh), "rows", 5000),
@@ -143,6 +144,7 @@ BREAKAGES: dict[str, b.Breakage] = {
     "what_has_come_is_not_missed": b.missed_though_here,
     "rings_are_of_the_living": lambda mesh: b.having(b.standing(mesh), "state", State.LEFT),
     "the_dead_are_known": b.missing_node,
+    "the_dead_are_remembered": b.forgotten_dead,
     "evidence_adds_up": b.overpraised,
     "happenings_are_noted_once": b.noted_twice,
     "nobody_judges_itself": lambda mesh: b.holding(
