@@ -26,13 +26,20 @@ def verdicts_have_grounds(mesh: Mesh) -> Iterator[Breach]:
     members = len(mesh.cluster.nodes)
     needed = max(1, min(limits.SUSPICIONS_NEEDED, members - 2))
     for sight in mesh.sights.values():
+        lives_with_few = _lives_with_few(sight.standings)
+        lived_with_few = mesh.before(("few", sight.name, sight.run), lives_with_few) or False
         for peer, standing in sight.standings.items():
-            if standing.state is not State.DEAD or standing.incarnation == NEVER or peer not in mesh.peers:
+            # It is judged when it is new: the doubts and the others of that time make its grounds.
+            is_new = mesh.is_news(
+                ("verdict", sight.name, sight.run, peer), standing.state, standing.incarnation
+            )
+            is_verdict = standing.state is State.DEAD and standing.incarnation != NEVER
+            if not is_new or not is_verdict or peer not in mesh.peers or lives_with_few or lived_with_few:
                 continue
             own = standing.doubts.get(sight.peer)
             is_alone = own is not None and mesh.now - own.since >= limits.ALONE_S - LOOK_S
             others = {monitor for monitor in standing.doubts if monitor != peer}
-            if len(others) < needed and not is_alone and not _lives_with_few(sight.standings):
+            if len(others) < needed and not is_alone:
                 detail = f"{len(others)} doubt {mesh.name_of(peer)}, and {sight.name} calls it dead"
                 yield Breach((sight.name, mesh.name_of(peer)), detail)
 
