@@ -4,13 +4,14 @@ The rule of the file: a block is found by the shard, the peer that the session e
 block. The name stands for the tokens of the block and all before it, and for who computed what came in
 (inference/sessions/prefix.py). Nobody finds a block by another's name, so that no answer's delay tells what others asked.
 
-What is longest unused goes first, of a chain its end: blocks without those before them are of no use.
+Of the peer that has the most, what is longest unused goes first, of a chain its end: blocks without those before them are of no
+use. So a peer that fills the store with prompts pushes out its own, and nobody's who has less.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -67,6 +68,7 @@ class Prefixes(Generic[ContentT]):
 
     def __init__(self) -> None:
         self._blocks: OrderedDict[BlockKey, Block[ContentT]] = OrderedDict()  # the longest unused first
+        self._bytes: Counter[PeerId] = Counter()
         self.size_bytes = 0
 
     def __len__(self) -> int:
@@ -88,14 +90,19 @@ class Prefixes(Generic[ContentT]):
 
     def makes_room(self, chain: Chain, index: int, size_bytes: int, bytes_max: int) -> bool:
         """Whether block `index` of the chain is worth making: it is not here, those before it are, and it has its place within
-        `bytes_max`, for which others go but none of its own chain."""
+        `bytes_max`, for which others go, but none of its own chain and of no peer that has less than this one then has."""
         before = chain.keys(index)
         if chain.keys(index + 1)[-1] in self._blocks or any(key not in self._blocks for key in before):
             return False
         self._touch(before)
         if size_bytes + sum(self._blocks[key].size_bytes for key in before) > bytes_max:
             return False
-        self.shrink(bytes_max - size_bytes)
+        coming = Counter({chain.peer: size_bytes})
+        while self.size_bytes + size_bytes > bytes_max:
+            leaving = self._to_leave(self._bytes + coming, before)
+            if leaving is None:
+                return False
+            self._drop(leaving)
         return True
 
     def keep(self, chain: Chain, index: int, block: Block[ContentT]) -> None:
@@ -103,13 +110,14 @@ class Prefixes(Generic[ContentT]):
         key = chain.keys(index + 1)[-1]
         assert key not in self._blocks
         self._blocks[key] = block
+        self._bytes[chain.peer] += block.size_bytes
         self.size_bytes += block.size_bytes
         self._touch(chain.keys(index + 1))
 
     def shrink(self, bytes_max: int) -> None:
         """Let go of blocks until the rest takes at most that much."""
-        while self._blocks and self.size_bytes > bytes_max:
-            self._drop(next(iter(self._blocks)))
+        while self.size_bytes > bytes_max and (leaving := self._to_leave(self._bytes)) is not None:
+            self._drop(leaving)
 
     def forget(self, shard: Hashable) -> None:
         """All blocks of a shard that is unloaded."""
@@ -118,10 +126,18 @@ class Prefixes(Generic[ContentT]):
 
     def clear(self) -> None:
         self._blocks.clear()
+        self._bytes.clear()
         self.size_bytes = 0
 
+    def _to_leave(self, bytes_of: Counter[PeerId], spared: Collection[BlockKey] = ()) -> BlockKey | None:
+        """The longest unused block of whoever has the most; None if all of that are spared."""
+        most = max(bytes_of.values(), default=0)
+        return next((key for key in self._blocks if bytes_of[key[1]] == most and key not in spared), None)
+
     def _drop(self, key: BlockKey) -> None:
-        self.size_bytes -= self._blocks.pop(key).size_bytes
+        size_bytes = self._blocks.pop(key).size_bytes
+        self.size_bytes -= size_bytes
+        self._bytes -= Counter({key[1]: size_bytes})  # which forgets those that have none left
 
     def _touch(self, keys: Sequence[BlockKey]) -> None:
         # The first of a chain comes to be the newest, so that the last one goes first.

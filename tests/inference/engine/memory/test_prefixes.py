@@ -81,6 +81,23 @@ def test_a_prompt_longer_than_the_room_keeps_its_beginning() -> None:
     assert prefixes.size_bytes == 30
 
 
+def test_a_peer_that_fills_the_store_pushes_out_its_own_and_nobody_who_has_less() -> None:
+    prefixes = Prefixes[str]()
+    leave(prefixes, chain("ab", peer=BOB), bytes_max=60)
+    for names in ("cdef", "ghij", "klmn"):
+        leave(prefixes, chain(names), bytes_max=60)
+    assert found(prefixes, chain("ab", peer=BOB)) == ["a", "ab"]
+    assert found(prefixes, chain("klmn")) == ["k", "kl", "klm", "klmn"]
+
+
+def test_whoever_comes_later_gets_as_much_as_who_has_filled_the_store() -> None:
+    prefixes = Prefixes[str]()
+    leave(prefixes, chain("abcdef"), bytes_max=60)
+    leave(prefixes, chain("uvwxyz", peer=BOB), bytes_max=60)
+    assert found(prefixes, chain("uvwxyz", peer=BOB)) == ["u", "uv", "uvw"]
+    assert found(prefixes, chain("abcdef")) == ["a", "ab", "abc"]
+
+
 def test_a_block_without_those_before_it_is_not_kept() -> None:
     prefixes = Prefixes[str]()
     assert not prefixes.makes_room(chain("ab"), 1, 10, 100)
