@@ -68,6 +68,7 @@ class SimulatedNode:
         self.clock = VirtualClock(spec.skew_s)
         self.conduct = conduct or Conduct(is_honest=True)
         self.starts = 0
+        self.found: dict[str, bytes] = {}  # the files on its disk when the last process began
         self.down_at_s: float | None = None
         self.peer: PeerId | None = None
         self.process: Process | None = None
@@ -258,6 +259,7 @@ class SimulatedNode:
 
     def _new_process(self, invitation: Invitation) -> Process:
         self.starts += 1
+        self.found = dict(self.disk.files)
         spec = self.spec
         worker = VirtualWorker(
             layer_ms=spec.layer_ms,

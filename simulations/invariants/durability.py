@@ -74,9 +74,9 @@ def holdings_are_kept(mesh: Mesh) -> Iterator[Breach]:
 def runs_go_on(mesh: Mesh) -> Iterator[Breach]:
     for sight in mesh.sights.values():
         history = mesh.histories[sight.name]
-        if not mesh.is_first_look(sight) or not history.files or not history.has_kept_its_disk:
+        if not mesh.is_first_look(sight) or not history.has_kept_its_disk:
             continue
-        lost = tuple(_lost(mesh, sight, history.files))
+        lost = tuple(_lost(mesh, sight, sight.node.found))
         if lost:
             yield Breach((sight.name,), f"of what its disk had: {', '.join(lost)}")
 

@@ -33,7 +33,6 @@ class History:
     node: SimulatedNode
     downs: list[Span] = field(default_factory=list)
     pauses: list[Span] = field(default_factory=list)
-    files: dict[str, bytes] = field(default_factory=dict)  # on its disk, while it was last down
     spoken: dict[PeerId, int] = field(default_factory=dict)  # the highest incarnation of each identity
     run_began_s: float = 0.0
     first_incarnation: int = 0  # of the present run
@@ -51,7 +50,6 @@ class History:
         if sight is None:
             if self._run >= 0 and self._is_over(self.downs):
                 self.downs.append(Span(self.node.down_at_s if self.node.down_at_s is not None else now))
-            self.files = dict(self.node.disk.files)
         else:
             self._look_at_run(sight, now)
         was_paused, self.is_paused = self.is_paused, self.node.is_paused

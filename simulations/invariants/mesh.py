@@ -21,6 +21,10 @@ from simulations.trace import Trace
 
 ValueT = TypeVar("ValueT")
 
+NEAR_S: Final = 0.1
+NEAR_BYTES_S: Final = 1_000_000.0
+NEAR_LOSS: Final = 0.02
+
 
 @dataclass(slots=True)
 class Reading:
@@ -127,6 +131,17 @@ class Mesh:
         """Whether bytes get through both ways."""
         links = self.cluster.internet.links
         return links.is_open(one, two) and links.is_open(two, one)
+
+    def are_near(self, one: PeerId, two: PeerId) -> bool:
+        """Whether a word gets from either to the other within a look or two, but for a loss now and then."""
+        links = self.cluster.internet.links
+        ways = (links.between(one, two), links.between(two, one))
+        return self.are_linked(one, two) and all(
+            way.latency_s + way.jitter_s <= NEAR_S
+            and way.bandwidth_bytes_s >= NEAR_BYTES_S
+            and way.loss <= NEAR_LOSS
+            for way in ways
+        )
 
     def stages_of(self, session: SessionId) -> Iterator[tuple[Sight, int, Stage]]:
         for sight, (id_, index), machine in self.stages:

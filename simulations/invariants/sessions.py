@@ -202,11 +202,11 @@ def stages_that_wait_are_known(mesh: Mesh) -> Iterator[Breach]:
             if not is_loading or holder is None or (id_, index) in holder.opened:
                 continue
             loads = any(grant.offer.range == place.range for grant in holder.stoppable)
-            if loads and mesh.are_linked(sight.peer, holder.peer):
+            if loads and mesh.are_near(sight.peer, holder.peer):
                 detail = (
                     f"stage {index} of session {id_[:8]} waits at {holder.name}, which does not know of it"
                 )
-                yield Breach((holder.name, sight.name), detail, id_, within_s=4 * LOOK_S)
+                yield Breach((holder.name, sight.name), detail, id_, within_s=6 * LOOK_S)
 
 
 @always("S4", "A session never goes back to a peer that it has lost.")

@@ -443,11 +443,12 @@ def file_gone(mesh: Mesh, name: str) -> AbstractContextManager[None]:
     return lacking(sight(mesh).node.disk.files, name)
 
 
-def forgetful_run(mesh: Mesh) -> AbstractContextManager[None]:
+@contextmanager
+def forgetful_run(mesh: Mesh) -> Iterator[None]:
     """A new process that begins where the last one began as well."""
-    history = mesh.histories["n1"]
-    history.files = {incarnation.FILE: msgspec.json.encode(Reserved(10**6))}
-    return having(history, "_run", -1)
+    files = {incarnation.FILE: msgspec.json.encode(Reserved(10**6))}
+    with having(mesh.histories["n1"], "_run", -1), having(sight(mesh).node, "found", files):
+        yield
 
 
 def bug_in_handler(mesh: Mesh) -> AbstractContextManager[None]:
