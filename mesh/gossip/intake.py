@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from mesh.gossip.rates import Bucket, PeerRates, author_bucket
 from mesh.gossip.table import Kept, Table
@@ -17,6 +18,8 @@ from protocols import limits
 from protocols.errors import RemoteFault, Unauthenticated
 from protocols.gossip import Bundle, BundleId, Heard, Item, Push, Topic, decode_bundle
 from protocols.ids import PeerId
+
+_AHEAD_MS: Final = int(1000 * limits.GOSSIP_AHEAD_S)
 
 Validator = Callable[[Heard], None]
 """Raises `RemoteFault` for a word that must not be believed."""
@@ -87,7 +90,7 @@ class Intake:
             self.counts["stranger"] += 1
             return []
         items = self.table.newer(bundle, id_)
-        if bundle.made_ms > wall_ms + limits.GOSSIP_AHEAD_S * 1000:
+        if bundle.made_ms > wall_ms + _AHEAD_MS:
             why = "future"
         elif not items:
             why = "replayed"
@@ -147,10 +150,11 @@ class Intake:
             self._refused.pop(next(iter(self._refused)))
         self._refused[id_] = now + limits.GOSSIP_CUT_OFF_S
 
-    def reconsider(self, wall_ms: int) -> list[Heard]:
-        """The clock that all was held against was wrong: what was looked at in vain may come again, and of the bundles that are
-        here the words that had counted as expired are news."""
+    def reconsider(self, own: PeerId, wall_ms: int) -> list[Heard]:
+        """The clock that all was held against was wrong: what was looked at in vain may come again, what nobody else would have
+        taken goes, and of the bundles that are here the words that had counted as expired are news."""
         self._refused.clear()
+        self.table.forget_made_after(wall_ms + _AHEAD_MS, spared=own)
         news: list[Heard] = []
         for kept in tuple(self.table.bundles.values()):
             bundle = decode_bundle(kept.body)

@@ -142,7 +142,7 @@ class Machine:
         offset_ms = self._wall_ms - int(self._now * 1000)
         if self._offset_ms is not None and abs(offset_ms - self._offset_ms) > CLOCK_SET_MS:
             self.counts["clock_set"] += 1
-            self._outputs += map(Deliver, self._intake.reconsider(self._wall_ms))
+            self._outputs += map(Deliver, self._intake.reconsider(self._own, self._wall_ms))
             self._tree.forget()  # much of it may have been let go of as expired
             self._spread(self._voice.date_anew(self._now, self._wall_ms))
             self._repair_at = min(self._repair_at, self._now + limits.GOSSIP_REPAIR_MORE_S)

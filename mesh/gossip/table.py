@@ -188,6 +188,18 @@ class Table:
             if not author.words:
                 del self.authors[peer]
 
+    def forget_made_after(self, made_ms: int, spared: PeerId) -> None:
+        """All words of bundles that were made later, but for those of one author: their sequences would hide newer words."""
+        for peer, author in tuple(self.authors.items()):
+            if peer == spared:
+                continue
+            for place, word in tuple(author.words.items()):
+                if word.heard.made_ms > made_ms:
+                    self._remove(peer, author, place)
+            author.floor = min(author.floor, made_ms)
+            if not author.words:
+                del self.authors[peer]
+
     def forget(self, peer: PeerId) -> None:
         """An author that is no member any more."""
         author = self.authors.pop(peer)

@@ -17,7 +17,7 @@ from simulations.invariants.bounds import (
     health_age_s,
 )
 from simulations.invariants.invariant import Breach, always, settled
-from simulations.invariants.mesh import Mesh, Reading
+from simulations.invariants.mesh import Mesh, Reading, hears
 from simulations.invariants.sight import Sight
 
 
@@ -69,7 +69,7 @@ def words_spread(mesh: Mesh) -> Iterator[Breach]:
                 continue
             for other in mesh.core:
                 known = other.table.find(author.peer, place)
-                if (known is None or known.rank < word.rank) and _hears(author, other):
+                if (known is None or known.rank < word.rank) and hears(author, other, limits.HEALTH_TTL_S):
                     detail = f"{other.name} lacks its word on {place[0].name} {place[1][:16]}"
                     # Looked at from the time on when it should be there, and once more.
                     yield Breach((author.name, other.name), detail, (place, word.rank), within_s=GOSSIP_S)
@@ -84,7 +84,7 @@ def health_is_fresh(mesh: Mesh) -> Iterator[Breach]:
     age_max_s = health_age_s(len(mesh.cluster.nodes))
     for sight in mesh.core:
         for other in mesh.core:
-            if other is sight or not _hears(other, sight):
+            if other is sight or not hears(other, sight, limits.HEALTH_TTL_S):
                 continue
             heard_s = sight.health_heard_s(other.peer)
             age_s = mesh.now - heard_s if heard_s is not None else None
@@ -152,9 +152,3 @@ def _pass_s(mesh: Mesh) -> float:
     chunks = [-(-count // limits.PREFILL_CHUNK_ROWS) for count in rows]
     load_s = max(spec.load_s for spec in mesh.script.nodes)
     return load_s + mesh.script.layers * (layer_ms * sum(chunks) + row_ms * sum(rows)) / 1000
-
-
-def _hears(author: Sight, reader: Sight) -> bool:
-    """Clocks that differ by more than the shortest word lives make it old before it comes; nobody promises more."""
-    ahead_s = reader.node.clock.wall() - author.node.clock.wall()
-    return -limits.GOSSIP_AHEAD_S < ahead_s < limits.HEALTH_TTL_S / 2

@@ -12,6 +12,7 @@ from inference.sessions.relay import StageKey
 from inference.sessions.session import Session
 from inference.sessions.stage import Stage
 from node import api
+from protocols import limits
 from protocols.ids import PeerId, SessionId
 from simulations.cluster.clients import Client, Clients
 from simulations.cluster.cluster import Cluster
@@ -177,3 +178,10 @@ class Mesh:
             return self.first(key, detail)
         known = self._memory.get(key, "")
         return known if isinstance(known, str) else ""
+
+
+def hears(author: Sight, reader: Sight, ttl_s: float) -> bool:
+    """Whether words that live `ttl_s` get through: clocks that differ by more make them old before they come, or too new; nobody
+    promises more."""
+    ahead_s = author.node.clock.wall() - reader.node.clock.wall()
+    return -ttl_s / 2 < ahead_s < limits.GOSSIP_AHEAD_S

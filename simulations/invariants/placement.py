@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 
-from inference.placement.gossiping import key_of
+from inference.placement.gossiping import CLAIM_WORD_CODEC, key_of
 from inference.placement.holding.reloading import RELOAD_WAIT_S
+from protocols import limits
+from protocols.gossip import Topic
 from protocols.ids import ModelDigest, PeerId
 from protocols.placement import Claim, LayerRange
 from simulations.invariants.bounds import CONVERGED_S, GOSSIP_S, TOGETHER_S
 from simulations.invariants.invariant import Breach, always, settled
-from simulations.invariants.mesh import Mesh
+from simulations.invariants.mesh import Mesh, hears
 from simulations.invariants.sight import Sight
 
 Range = tuple[ModelDigest, LayerRange]
@@ -111,7 +113,12 @@ def claims_are_of_this_run(mesh: Mesh) -> Iterator[Breach]:
             if of_holder is None or (claim.model, claim.range) in of_holder:
                 continue
             holder = mesh.by_peer[claim.holder]
-            if sight.boot_of(holder.peer) == holder.boot_of(holder.peer):
+            boot = holder.boot_of(holder.peer)
+            # What was held for less than a look was claimed by the same run all the same.
+            word = sight.table.find(holder.peer, (Topic.CLAIMS, key_of(claim)))
+            body = word.heard.body if word is not None else b""
+            is_of_this_run = bool(body) and CLAIM_WORD_CODEC.decode(body).boot == boot
+            if sight.boot_of(holder.peer) == boot and not is_of_this_run:
                 detail = f"{sight.name} counts on layers {claim.range}, which {holder.name} held before it was restarted"
                 yield Breach((sight.name, holder.name), detail, claim.range, within_s=0.4)
 
@@ -171,7 +178,7 @@ def claims_are_known(mesh: Mesh) -> Iterator[Breach]:
         for claim in sight.daemon.placement.claims.claims():
             believed[claim.holder].add(_essence(claim))
         for other in mesh.core:
-            if believed[other.peer] != truth[other.peer]:
+            if believed[other.peer] != truth[other.peer] and hears(other, sight, limits.CLAIM_TTL_S):
                 detail = f"{other.name} holds {len(truth[other.peer])} ranges, {sight.name} knows {len(believed[other.peer])}"
                 yield Breach((sight.name, other.name), detail, within_s=2 * GOSSIP_S)
 

@@ -26,8 +26,9 @@ def caches_belong_to_stages(mesh: Mesh) -> Iterator[Breach]:
     for sight in mesh.awake:
         if sight.worker_stands_still:
             continue
+        pending = sight.pending
         for key in sight.caches():
-            if key not in sight.opened:
+            if key not in sight.opened and key not in pending:
                 detail = f"the worker keeps KV of stage {key[1]} of session {key[0][:8]}, which is not open"
                 yield Breach((sight.name,), detail, key, within_s=10 * LOOK_S)
 
@@ -79,8 +80,9 @@ def orphaned_sessions_are_let_go(mesh: Mesh) -> Iterator[Breach]:
 def _left_open(mesh: Mesh) -> Iterator[tuple[Sight, StageKey]]:
     """Stages whose session is over, where word of that can come through and something can be done about it."""
     for sight in mesh.awake:
+        pending = sight.pending
         for key in sight.opened:
-            if key[0] in mesh.entered or sight.worker_stands_still:
+            if key[0] in mesh.entered or key in pending or sight.worker_stands_still:
                 continue
             entry = mesh.by_peer.get(sight.entry_of(key) or sight.peer)
             is_reached = entry is None or mesh.are_linked(sight.peer, entry.peer)

@@ -12,6 +12,7 @@ from collections.abc import Collection, Container, Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from inference.engine.worker.wire import CloseCache, OpenCache
 from inference.placement.gossiping import GossipBoard
 from inference.placement.holding.grants import Grant
 from inference.placement.holding.holdings import Holding
@@ -346,6 +347,14 @@ class Sight:
         """By a fault, or because it is down."""
         worker = self.node.worker
         return worker.pid is None or worker._processor._hangs
+
+    @property
+    def pending(self) -> frozenset[StageKey]:
+        """For which stages the worker is to make room for KV, or to let go of it, as soon as it has done what it was asked before."""
+        asked = (job.what for job in self.node.worker._processor._jobs)
+        return frozenset(
+            (each.session, each.stage) for each in asked if isinstance(each, OpenCache | CloseCache)
+        )
 
     @property
     def late_s(self) -> tuple[tuple[float, float], ...]:

@@ -333,6 +333,17 @@ def test_what_a_wrong_clock_refused_is_taken_when_it_is_set(wrong_s: int) -> Non
     assert heard(node.hear(push))
 
 
+def test_what_two_wrong_clocks_agreed_upon_is_forgotten_when_this_one_is_set() -> None:
+    node = Node()
+    node.wrong_ms = 3_600_000
+    node.wait(1)
+    assert heard(node.hear(word(WALL + 3_600_000, made_ms=WALL + 3_600_000)))
+    node.wrong_ms = 0
+    node.do(Alarm())
+    assert node.items() == {}
+    assert heard(node.hear(word(WALL, made_ms=WALL)))  # its author's clock has been set as well, and it has started anew
+
+
 def test_a_clock_that_drifts_or_is_slewed_changes_nothing() -> None:
     node = Node()
     node.say("k")
