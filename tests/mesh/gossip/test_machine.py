@@ -341,7 +341,7 @@ def test_what_two_wrong_clocks_agreed_upon_is_forgotten_when_this_one_is_set() -
     node.wrong_ms = 0
     node.do(Alarm())
     assert node.items() == {}
-    assert heard(node.hear(word(WALL, made_ms=WALL)))  # its author's clock has been set as well, and it has started anew
+    assert heard(node.hear(word(WALL, made_ms=WALL)))  # its author has started anew, by a clock that is right
 
 
 def test_a_clock_that_drifts_or_is_slewed_changes_nothing() -> None:
