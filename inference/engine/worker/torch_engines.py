@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from inference.engine.batching.cost_curve import ROWS_TRIED, BatchRows, batch_rows, measure_costs
+from inference.engine.device import HOST, Device
 from inference.engine.engine import ShardEngine
 from inference.engine.kernels.quantised_folder import QuantisedFolder
 from inference.engine.memory.kv_cache import KvBudget, cache_bytes
@@ -59,7 +60,12 @@ class TorchEngine:
     def step_together(
         self, work: Sequence[tuple[CacheKey, Frame]], on_layer: Callable[[], None]
     ) -> Sequence[StepOutput | WeftError]:
-        return self._engine.step_together(work, on_layer)
+        try:
+            return self._engine.step_together(work, on_layer)
+        except (
+            torch.OutOfMemoryError
+        ) as error:  # of a card; caches are as they were, for a row counts once its step is over
+            raise MemoryError(str(error)) from error
 
 
 class TorchEngines:
@@ -72,12 +78,14 @@ class TorchEngines:
         monotonic: Callable[[], float],
         quantised: str = "",
         prefix_share: float = limits.KV_PREFIX_SHARE,
+        device: Device = HOST,
     ) -> None:
         """`quantised` is the folder for quantised weights; without one they are made anew at every load. With a `prefix_share`
         of 0 nothing of a session is kept for later ones."""
         torch.set_num_threads(threads)
         self._kept = QuantisedFolder(Path(quantised)) if quantised else None
         self._monotonic = monotonic
+        self._device = device
         self._budget = KvBudget(memory_bytes, prefix_share=prefix_share)
 
     @property
@@ -107,6 +115,7 @@ class TorchEngines:
             on_progress,
             spec.tokenizer,
             self._kept,
+            self._device,
         )
         return TorchEngine(engine, self._budget, self._batch_rows(engine))
 
@@ -117,4 +126,4 @@ class TorchEngines:
         return batch_rows(measure_costs(lambda rows: steps[rows](next(layers)), self._monotonic))
 
     def measure_layer(self, shape: LayerShape) -> float:
-        return measure_layer(shape, self._monotonic)
+        return measure_layer(shape, self._monotonic, self._device)
