@@ -88,7 +88,8 @@ class _Segment:
 
 
 class ShardEngine:
-    """Loads in its constructor, which raises `UserError` if the tensors are not what the configuration says."""
+    """Loads in its constructor, which raises `UserError` if the tensors are not what the configuration says, and
+    `Unavailable` if the device does not run the dtype."""
 
     def __init__(
         self,

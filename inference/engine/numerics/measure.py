@@ -31,7 +31,7 @@ _CONTEXT_ROWS: Final = 128
 def measure_layer(shape: LayerShape, monotonic: Callable[[], float], device: Device = HOST) -> float:
     """The median step in ms within about 50 ms of steps, or of the first one if it takes longer; `monotonic` in seconds.
 
-    Raises `UserError` for a dtype that the device does not run.
+    Raises `Unavailable` for a dtype that the device does not run: others are to be asked then.
     """
     config, dtype = _config(shape), TORCH_DTYPES[shape.dtype]
     # A decoded row as exact numerics pads it: what shards are loaded with unless someone says otherwise.

@@ -39,7 +39,7 @@ from inference.model.blocks import Linear
 from inference.model.config import ModelConfig
 from inference.model.precision import precision_of
 from inference.model.weights import TORCH_DTYPES
-from protocols.errors import UserError
+from protocols.errors import Unavailable
 
 _T = TypeVar("_T")
 
@@ -70,13 +70,13 @@ class Arithmetic:
 def find_arithmetic(config: ModelConfig, dtype: str, numerics: str, device: Device = HOST) -> Arithmetic:
     """The quickest arithmetic that keeps what `numerics` promises, or with `is_exact` false where none does.
 
-    Raises `UserError` for a dtype that weft does not run, or not on that device.
+    Raises `UserError` for a dtype that weft does not run, `Unavailable` for one that it does not run on that device.
     """
     precision = precision_of(dtype)
     release = f"torch{torch.__version__.partition('+')[0]}"
     if device.is_accelerator:
         if precision.is_quantised:
-            raise UserError(
+            raise Unavailable(
                 f"weft has no kernels for {dtype} on {device.kind}: choose bf16 or f32,"
                 ' or set worker.device = "cpu" there'
             )

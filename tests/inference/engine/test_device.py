@@ -19,7 +19,7 @@ from inference.engine.memory.pages import PagedStore, make_kv_store
 from inference.engine.numerics.contract import CONTRACTS
 from inference.engine.numerics.measure import measure_layer
 from inference.model.paged import PAGE_ROWS
-from protocols.errors import Malformed, UserError, WeftError
+from protocols.errors import Malformed, Unavailable, UserError, WeftError
 from protocols.ids import SessionId
 from protocols.limits import PREFILL_CHUNK_ROWS as CHUNK
 from protocols.placement import LayerRange, LayerShape
@@ -199,8 +199,8 @@ def test_it_claims_no_exactness_and_says_where_it_computes(checkpoint: Checkpoin
 
 
 @pytest.mark.parametrize("dtype", ["int8", "int4"])
-def test_a_dtype_without_kernels_for_it_is_the_users_to_change(checkpoint: Checkpoint, dtype: str) -> None:
-    with pytest.raises(UserError, match=f"no kernels for {dtype} on cpu: choose bf16 or f32"):
+def test_a_dtype_without_kernels_for_it_is_for_others_to_hold(checkpoint: Checkpoint, dtype: str) -> None:
+    with pytest.raises(Unavailable, match=f"no kernels for {dtype} on cpu: choose bf16 or f32"):
         checkpoint.engine(dtype=dtype, device=PAGED)
 
 
