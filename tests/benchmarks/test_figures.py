@@ -96,7 +96,6 @@ def test_a_part_that_fails_is_named_and_the_others_are_measured_all_the_same(
     assert printed.err.splitlines()[-1].endswith("repeat mesh:broken")
 
 
-@pytest.mark.parametrize("arguments", [[], ["chian"]])
 def test_without_a_card_its_figures_are_said_to_be_not_measured_and_there_is_none(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -108,6 +107,7 @@ def test_without_a_card_its_figures_are_said_to_be_not_measured_and_there_is_non
     assert all(name in line for name in engine_cuda.FIGURES)
 
 
+@pytest.mark.parametrize("arguments", [[], ["chian"]])
 def test_an_unknown_name_is_answered_in_one_line_with_the_names_there_are(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
