@@ -97,9 +97,7 @@ class PagedLayer:
         keys, values = self.pool.gather(view.pages)
         (sequences, queries), kv_heads, head_dim = step.queries.shape, k.shape[1], k.shape[2]
         grouped = q[step.queries].view(sequences, queries, kv_heads, -1, head_dim).permute(0, 2, 3, 1, 4)
-        grouped = grouped.reshape(
-            sequences, kv_heads, -1, head_dim
-        )  # as many queries as a group has, times `queries`
+        grouped = grouped.reshape(sequences, kv_heads, -1, head_dim)  # group * queries of them
         out = attention(grouped, keys, values, view.mask, scale, cap)
         out = out.view(sequences, kv_heads, -1, queries, head_dim).permute(0, 3, 1, 2, 4)
         return out.reshape(sequences * queries, -1).index_select(0, step.answers)
@@ -128,12 +126,12 @@ def make_paged_step(
     ]
     for window in windows:
         numbers += _table(stretches, window)
-    sent, rows, answers, positions, *tables = _sent(numbers, send)
+    written, asked, answers, positions, *tables = _sent(numbers, send)
     views = {}
     for window, pages, begin in zip(windows, tables[::2], tables[1::2], strict=True):
         mask = _mask(begin, pages.shape[1], positions, window, config.group, dtype)
         views[window] = PagedView(pages, mask)
-    return PagedStep(sent, rows, answers, tuple(views[kind.window] for kind in config.kinds))
+    return PagedStep(written, asked, answers, tuple(views[kind.window] for kind in config.kinds))
 
 
 def _sent(numbers: Sequence[Tensor], send: Send) -> list[Tensor]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import cycle
 from pathlib import Path
 
@@ -60,12 +61,8 @@ class TorchEngine:
     def step_together(
         self, work: Sequence[tuple[CacheKey, Frame]], on_layer: Callable[[], None]
     ) -> Sequence[StepOutput | WeftError]:
-        try:
+        with _full_card_told():  # caches are as they were then, for a row counts once its step is over
             return self._engine.step_together(work, on_layer)
-        except (
-            torch.OutOfMemoryError
-        ) as error:  # of a card; caches are as they were, for a row counts once its step is over
-            raise MemoryError(str(error)) from error
 
 
 class TorchEngines:
@@ -105,19 +102,21 @@ class TorchEngines:
                 f"layers {layers} take {needed_bytes} bytes, and {left_bytes} are left of the worker's memory"
             )
         self._budget.prefixes.shrink(left_bytes - needed_bytes)
-        engine = ShardEngine(
-            config,
-            layers,
-            spec.dtype,
-            spec.numerics,
-            spec.tensors,
-            self._budget,
-            on_progress,
-            spec.tokenizer,
-            self._kept,
-            self._device,
-        )
-        return TorchEngine(engine, self._budget, self._batch_rows(engine))
+        with _full_card_told():
+            engine = ShardEngine(
+                config,
+                layers,
+                spec.dtype,
+                spec.numerics,
+                spec.tensors,
+                self._budget,
+                on_progress,
+                spec.tokenizer,
+                self._kept,
+                self._device,
+            )
+            rows = self._batch_rows(engine)
+        return TorchEngine(engine, self._budget, rows)
 
     def _batch_rows(self, engine: ShardEngine) -> BatchRows:
         """Tried on one layer after the other, so that none lies in the processor's cache from the step before."""
@@ -126,4 +125,14 @@ class TorchEngines:
         return batch_rows(measure_costs(lambda rows: steps[rows](next(layers)), self._monotonic))
 
     def measure_layer(self, shape: LayerShape) -> float:
-        return measure_layer(shape, self._monotonic, self._device)
+        with _full_card_told():
+            return measure_layer(shape, self._monotonic, self._device)
+
+
+@contextmanager
+def _full_card_told() -> Iterator[None]:
+    """As the processor's own allocator tells it: others of the machine may take a card's memory at any time."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise MemoryError(str(error)) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,13 @@ from inference.engine.memory.kv_store import KvStore
 from inference.engine.memory.pages import PagedStore, make_kv_store
 from inference.engine.numerics.contract import CONTRACTS
 from inference.engine.numerics.measure import measure_layer
+from inference.engine.worker.torch_engines import TorchEngines
 from inference.model.paged import PAGE_ROWS
 from protocols.errors import Malformed, Unavailable, UserError, WeftError
-from protocols.ids import SessionId
+from protocols.ids import ModelDigest, SessionId
 from protocols.limits import PREFILL_CHUNK_ROWS as CHUNK
 from protocols.placement import LayerRange, LayerShape
-from protocols.seams import CacheSpec
+from protocols.seams import CacheSpec, ShardId, ShardSpec
 from protocols.session import Sampling
 from tests.inference.engine.checkpoints import (
     FAMILY_CHANGES,
@@ -218,6 +220,31 @@ def test_a_trial_keeps_nothing_of_it(checkpoint: Checkpoint) -> None:
             step(layer)
     assert isinstance(engine._store, PagedStore)
     assert engine._store.pool.pages == 0
+
+
+def test_a_card_that_is_full_is_told_as_memory_that_is_not_there(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> Any:
+        raise torch.OutOfMemoryError("the card is full")
+
+    engines = TorchEngines(1, 64 * MIB, time.perf_counter, device=PAGED)
+    config = (checkpoint.folder / "config.json").read_bytes()
+    whole = ShardId(ModelDigest("ab" * 32), checkpoint.config.whole)
+    shard = ShardSpec(whole, config, checkpoint.tensors, "f32", "exact")
+    loaded = engines.load(shard, lambda _done, _total: None)
+    loaded.open_cache(KEY, spec(4, 64))
+    work = [(KEY, frame(loaded._engine, 0, [1, 2, 3, 4]))]
+    with monkeypatch.context() as patch:
+        patch.setattr(Device, "sent", full)
+        patch.setattr(Device, "placed", full)
+        with pytest.raises(MemoryError, match="card is full"):
+            loaded.step_together(work, lambda: None)
+        with pytest.raises(MemoryError, match="card is full"):
+            engines.load(shard, lambda _done, _total: None)
+    assert loaded.rows(KEY) == 0
+    (result,) = loaded.step_together(work, lambda: None)
+    assert not isinstance(result, WeftError)
 
 
 # Which one it is ------------------------------------------------------------------------------------------------------
