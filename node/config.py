@@ -94,13 +94,15 @@ class HttpConfig(msgspec.Struct, frozen=True):
 
 
 class WorkerConfig(msgspec.Struct, frozen=True):
-    """0 leaves it to the node: all cores, what memory is free, no cap on layers."""
+    """0 leaves it to the node: all cores, what memory is free, no cap on layers. `memory_mb` is of the device that computes, which
+    with "auto" is a card where torch finds one."""
 
     threads: Count = 0
     memory_mb: Count = 0
     layers_max: Count = 0
     accept_offers: Flag = True
     prefix_cache: Flag = True
+    device: Annotated[Literal["auto", "cpu", "cuda"], msgspec.Meta(description="auto, cpu or cuda")] = "auto"
 
 
 class ModelConfig(msgspec.Struct, frozen=True):

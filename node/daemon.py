@@ -228,7 +228,7 @@ class Daemon:
             worker_bytes=self._told_bytes,
             accepts_offers=worker.accept_offers,
             layers_max=worker.layers_max,
-            devices=("cpu",),
+            devices=(self._seams.worker.memory().device,),
             minor=MINOR,
         )
 

@@ -23,7 +23,7 @@ class ProcessMemory(msgspec.Struct, frozen=True):
     `prefix_bytes` included, which are kept of prompts until somebody wants them.
 
     `used_bytes` of the reserved ones are written. `resident_bytes` is the whole process, `private_bytes` without what it shares
-    with files, and `limit_bytes` what that may come to.
+    with files, and `limit_bytes` what that may come to. The budget is of the memory of `device`: "cpu" is the machine's.
     """
 
     pid: int | None
@@ -36,6 +36,7 @@ class ProcessMemory(msgspec.Struct, frozen=True):
     private_bytes: int
     limit_bytes: int
     prefix_bytes: int = 0
+    device: str = "cpu"
 
 
 class ShardMemory(msgspec.Struct, frozen=True):

@@ -32,7 +32,7 @@ class MemoryView:
             name=self.name_of(self.own),
             level=pressure.level.name.lower(),
             reason=pressure.reason,
-            does=self._measures(pressure.level),
+            does=self._measures(pressure.level, used.device),
             machine=memory.MachineMemory(
                 measured.machine.available_bytes,
                 measured.machine.total_bytes,
@@ -44,10 +44,13 @@ class MemoryView:
             orphans_closed=self.watch.orphans_closed,
         )
 
-    def _measures(self, level: Level) -> tuple[str, ...]:
+    def _measures(self, level: Level, device: str) -> tuple[str, ...]:
         if level is Level.NORMAL:
             return ()
         taken = ("it opens no more sessions and takes no more layers",)
+        if device != "cpu":  # what lies on a card stays there: the machine would have nothing of it
+            pinched = f"it computes at most {PINCHED_ROWS} rows in a turn"
+            return taken if level is Level.HIGH else (*taken, pinched)
         dropped = "it keeps no prompts for later sessions"
         if level is Level.HIGH:
             return (*taken, dropped)
@@ -70,6 +73,7 @@ class MemoryView:
             private_bytes=measured.worker.private_bytes,
             limit_bytes=self.watch.limit_bytes,
             prefix_bytes=used.prefix_bytes,
+            device=used.device,
         )
 
     def _shard(self, shard: ShardId, used: WorkerMemory) -> memory.ShardMemory:

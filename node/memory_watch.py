@@ -36,6 +36,7 @@ ORPHANS_S: Final = 15.0
 WORKER_OWN_BYTES: Final = (
     512 * limits.MIB
 )  # torch itself, about 160 MiB, and what a step or a load needs for a moment
+CARD_WORKER_BYTES: Final = 4096 * limits.MIB  # the card's driver, pinned rows, and a tensor on its way there
 LOADING_SHARE: Final = 8  # of the weights on top, while they are loaded
 
 
@@ -86,7 +87,10 @@ class MemoryWatch:
     @property
     def limit_bytes(self) -> int:
         """What the worker's process may take in all."""
-        budget_bytes = self._worker.memory().budget_bytes
+        memory = self._worker.memory()
+        if memory.device != "cpu":
+            return CARD_WORKER_BYTES
+        budget_bytes = memory.budget_bytes
         return budget_bytes + budget_bytes // LOADING_SHARE + WORKER_OWN_BYTES
 
     # Pressure --------------------------------------------------------------------------------------------------------
@@ -103,13 +107,15 @@ class MemoryWatch:
 
     def _reading(self) -> Reading:
         measured, memory = self.measured(), self._worker.memory()
+        is_here = memory.device == "cpu"
         return Reading(
             available=measured.machine.available_bytes,
             total=measured.machine.total_bytes,
-            promised=memory.reserved_bytes - memory.used_bytes,
+            promised=memory.reserved_bytes - memory.used_bytes if is_here else 0,
             worker=measured.worker.private_bytes,
             allowed=self.limit_bytes,
-            kept=memory.prefix_bytes,
+            kept=memory.prefix_bytes if is_here else 0,
+            is_elsewhere=not is_here,
         )
 
     async def _act(self, action: Action) -> None:

@@ -46,12 +46,15 @@ async def open_daemon(config: Config, folders: Folders) -> AsyncIterator[api.Nod
     clock = SystemClock()
     identity = load_identity(disk, randomness, clock.wall())
     network_id = decide_network(disk, identity, randomness, clock.wall(), config.mesh.join or None)
-    worker_bytes = config.worker.memory_mb << 20 or spare_memory_bytes()
+    given_bytes = config.worker.memory_mb << 20
+    worker_bytes = given_bytes or spare_memory_bytes()
     spawn = torch_worker(
         config.worker.threads or cores(),
         worker_bytes,
         f"{folders.cache}/quantised",
         limits.KV_PREFIX_SHARE if config.worker.prefix_cache else 0.0,
+        config.worker.device,
+        given_bytes,
     )
     worker = WorkerClient(spawn, worker_bytes, _room_bytes)
     async with peer_nursery() as nursery:

@@ -294,12 +294,13 @@ class CacheUse:
 @dataclass(frozen=True, slots=True)
 class WorkerMemory:
     """`budget_bytes` is what the operator gave; `shards` are the bytes of the weights that are loaded. `prefix_bytes` are kept of
-    sessions for later ones, and make way for whatever else is to be had."""
+    sessions for later ones, and make way for whatever else is to be had. `device` tells whose memory it is: "cpu" the machine's."""
 
     budget_bytes: int
     shards: Mapping[ShardId, int]
     caches: tuple[CacheUse, ...]
     prefix_bytes: int = 0
+    device: str = "cpu"
 
     @property
     def reserved_bytes(self) -> int:

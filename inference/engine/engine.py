@@ -14,13 +14,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from inference.engine.device import HOST, Device
 from inference.engine.head import Head
 from inference.engine.kernels.quantised_folder import QuantisedFolder
 from inference.engine.layers import read_embedding, read_head, read_layer, read_norm
-from inference.engine.memory.kv_cache import KvBudget, KvCache, cache_bytes
+from inference.engine.memory.kv_cache import KvBudget, cache_bytes
+from inference.engine.memory.kv_store import KvPart, SessionKv
+from inference.engine.memory.pages import make_kv_store
 from inference.engine.memory.prefixes import Block, Chain, left_blocks, taken_blocks_max
 from inference.engine.numerics.exactness import exact_spans, fast_spans
 from inference.engine.numerics.selftest import Arithmetic, find_arithmetic
+from inference.engine.numerics.trial import make_trial
 from inference.engine.sampling.drawing import Drawing, make_drawing
 from inference.engine.sampling.grammar import GrammarTokens
 from inference.engine.sampling.sampling import Draw, Drawn
@@ -29,14 +33,14 @@ from inference.model.blocks import padded
 from inference.model.config import NORM, ModelConfig
 from inference.model.precision import PRECISIONS
 from inference.model.rope import RopeTables
-from inference.model.step_plan import Segment, StepPlan, make_plan, make_spans
+from inference.model.step_plan import Segment, StepPlan, make_plan
 from inference.model.weights import TORCH_DTYPES
 from protocols import limits
 from protocols.errors import Malformed, Overloaded, WeftError
 from protocols.ids import SessionId
 from protocols.placement import LayerRange
-from protocols.seams import NOBODY, CacheSpec, ShardLoaded, TensorFile
-from protocols.tensor import Frame, Header, Kind, Numerics
+from protocols.seams import CacheSpec, ShardLoaded, TensorFile
+from protocols.tensor import Frame, Numerics
 
 WIRE_DTYPES: Final = {name: precision.wire for name, precision in PRECISIONS.items()}
 WIRE_NUMERICS: Final = {"fast": Numerics.FAST, "exact": Numerics.EXACT}
@@ -54,7 +58,7 @@ wants them."""
 
 @dataclass(slots=True)
 class _Opened:
-    kv: KvCache
+    kv: SessionKv
     spec: CacheSpec
     size_bytes: int
     drawing: Drawing | None  # where the range ends the model
@@ -78,9 +82,14 @@ class _Segment:
     frame: Frame
     bounds: tuple[tuple[int, int], ...]
 
+    @property
+    def part(self) -> KvPart:
+        return KvPart(self.opened.kv, self.frame.header.position, self.frame.header.rows)
+
 
 class ShardEngine:
-    """Loads in its constructor, which raises `UserError` if the tensors are not what the configuration says."""
+    """Loads in its constructor, which raises `UserError` if the tensors are not what the configuration says, and
+    `Unavailable` if the device does not run the dtype."""
 
     def __init__(
         self,
@@ -93,6 +102,7 @@ class ShardEngine:
         on_progress: Callable[[int, int], None] = lambda _done, _total: None,
         tokenizer: str = "",
         kept: QuantisedFolder | None = None,
+        device: Device = HOST,
     ) -> None:
         config.check_range(layer_range)
         self._grammar_tokens = GrammarTokens(tokenizer, config.vocabulary)
@@ -100,16 +110,24 @@ class ShardEngine:
         self.range = layer_range
         self.dtype = dtype
         self.numerics = numerics
-        self.arithmetic: Arithmetic = find_arithmetic(config, dtype, numerics)
+        self.arithmetic: Arithmetic = find_arithmetic(config, dtype, numerics, device)
+        self._device = device
         self.resident_bytes = config.range_bytes(layer_range, dtype)
         self._row_bytes = config.kv_bytes_per_row(layer_range, dtype)
         self._numerics = WIRE_NUMERICS[numerics]
         self._torch_dtype = TORCH_DTYPES[dtype]
-        self._rope = RopeTables(config, self._torch_dtype)
+        self._rope = RopeTables(config, self._torch_dtype, device.place)
         self._budget = budget
+        self._store = make_kv_store(
+            config,
+            layer_range.layers,
+            self._torch_dtype,
+            device,
+            lambda: budget.bytes_max - budget.reserved_bytes,
+        )
         self._opened: dict[CacheKey, _Opened] = {}
         self._identity = object()  # of what is kept of its caches
-        reader = ShardReader(config, layer_range, tensors, dtype, on_progress, kept)
+        reader = ShardReader(config, layer_range, tensors, dtype, on_progress, kept, device)
         with torch.inference_mode(), reader:
             self._embedding = read_embedding(config, reader) if self.starts_model else None
             # The largest product first, while there is little else in memory beside it.
@@ -156,7 +174,7 @@ class ShardEngine:
         taken = self._budget.prefixes.find(chain, taken_blocks_max(spec))
         self._budget.reserve(size_bytes, key[0], spec.peer)
         try:
-            kv = KvCache(self.config, self.range.layers, spec.rows_max, self._torch_dtype)
+            kv = self._store.open(spec.rows_max)
         except (MemoryError, RuntimeError) as error:  # torch's allocator raises the latter
             self._budget.release(size_bytes, key[0], spec.peer)
             raise Overloaded(f"the machine has no {size_bytes} bytes for a cache") from error
@@ -171,6 +189,7 @@ class ShardEngine:
         """Idempotent."""
         opened = self._opened.pop(key, None)
         if opened is not None:
+            opened.kv.close()
             self._budget.release(opened.size_bytes, key[0], opened.spec.peer)
 
     def close(self) -> None:
@@ -181,6 +200,7 @@ class ShardEngine:
             self._budget.prefixes.forget((self._identity, is_long))
         self._layers.clear()
         self._embedding = self._head = None
+        self._device.release()
 
     def step(self, key: CacheKey, frame: Frame, on_layer: Callable[[], None] = lambda: None) -> StepOutput:
         """As `step_together` for one frame; raises what is wrong with it."""
@@ -220,13 +240,7 @@ class ShardEngine:
         self, segments: Sequence[_Segment], on_layer: Callable[[], None]
     ) -> list[StepOutput | WeftError]:
         plan = self._plan(segments)
-        x = padded([self._input(segment) for segment in segments], plan.blocks[-1].stop)
-        caches = [segment.opened.kv for segment in segments]
-        for segment in segments:
-            segment.opened.kv.rows = segment.frame.header.position
-        for index, layer in enumerate(self._layers):
-            x = layer.forward(x, plan, [cache.layers[index] for cache in caches])
-            on_layer()
+        x = self._through(segments, plan, on_layer)
         for segment in segments:
             segment.opened.kv.rows += segment.frame.header.rows
             if segment.opened.drawing is not None:
@@ -234,36 +248,27 @@ class ShardEngine:
             self._keep_prefix(segment)
         if self.ends_model:
             return self._sampled(x, plan, segments)
-        outs = [x[each.start : each.start + each.rows] for each in plan.segments]
-        if torch.isfinite(x[: plan.rows].sum()):  # one look at all of them costs next to nothing
+        found = self._device.fetched(x[: plan.rows])
+        outs = [found[each.start : each.start + each.rows] for each in plan.segments]
+        if torch.isfinite(found.sum()):  # one look at all of them costs next to nothing
             return [(_bytes_of(out), None) for out in outs]
         return [self._passed_on(out, segment) for out, segment in zip(outs, segments, strict=True)]
 
-    @torch.inference_mode()
+    def _through(self, segments: Sequence[_Segment], plan: StepPlan, on_layer: Callable[[], None]) -> Tensor:
+        """All rows through all layers; keys and values are in the caches afterwards."""
+        for segment in segments:
+            segment.opened.kv.truncate(segment.frame.header.position)
+        x = padded(self._input([segment.frame for segment in segments]), plan.blocks[-1].stop)
+        kvs = self._store.step([segment.part for segment in segments])
+        for index, layer in enumerate(self._layers):
+            x = layer.forward(x, plan, kvs(index))
+            on_layer()
+        return x
+
     def trial(self, rows: int) -> Callable[[int], None]:
         """Computes one layer, by its number in the range, for a decoded row of each of `rows` sessions; nothing is kept."""
-        at = _TRIAL_ROWS - 1
-        header = Header(
-            Kind.DECODE, SessionId(""), 0, 0, at, 1, 0, at, self._numerics, WIRE_DTYPES[self.dtype]
-        )
-        kvs = [KvCache(self.config, 1, _TRIAL_ROWS, self._torch_dtype) for _ in range(rows)]
-        for kv in kvs:
-            kv.layers[0].keys.zero_()
-            kv.layers[0].values.zero_()
-        spec, chain = CacheSpec(1, _TRIAL_ROWS, None), Chain(None, NOBODY, ())
-        plan = self._plan(
-            [
-                _Segment(_Opened(kv, spec, 0, None, chain), Frame(header, (0,), b""), ((at, at + 1),))
-                for kv in kvs
-            ]
-        )
-        x = torch.ones(plan.blocks[-1].stop, self.config.hidden, dtype=self._torch_dtype)
-
-        @torch.inference_mode()
-        def step(index: int) -> None:
-            self._layers[index].forward(x, plan, [kv.layers[0] for kv in kvs])
-
-        return step
+        step = make_trial(self.config, self._torch_dtype, self.arithmetic, self._device, rows, _TRIAL_ROWS)
+        return lambda index: step(self._layers[index])
 
     def rows(self, key: CacheKey) -> int:
         """How many rows the cache holds."""
@@ -318,7 +323,7 @@ class ShardEngine:
         placed: list[Segment] = []
         rows = 0
         for segment in segments:
-            spans = make_spans(self.config, segment.bounds, self._torch_dtype)
+            spans = self._store.spans(segment.bounds)
             header = segment.frame.header
             placed.append(Segment(rows, header.position, header.rows, spans))
             rows += header.rows
@@ -330,15 +335,18 @@ class ShardEngine:
         angles = self._rope.of(stretches, row_plan.padded(rows))
         return make_plan(row_plan.blocks(rows), tuple(placed), angles)
 
-    def _input(self, segment: _Segment) -> Tensor:
-        """[rows, hidden]"""
-        frame = segment.frame
+    def _input(self, frames: Sequence[Frame]) -> Sequence[Tensor]:
+        """The rows of all frames in one part or several, [rows, hidden] each."""
         if not self.starts_model:
-            # torch warns of memory that it might write to; a frame off the wire lies in a bytearray and is not copied.
-            body = frame.body if not memoryview(frame.body).readonly else bytearray(frame.body)
-            return torch.frombuffer(body, dtype=self._torch_dtype).view(frame.header.rows, self.config.hidden)
+            return self._device.sent([self._rows_of(frame) for frame in frames])
         assert self._embedding is not None
-        return functional.embedding(torch.tensor(frame.tokens), self._embedding)
+        tokens = self._device.sent([torch.tensor(frame.tokens) for frame in frames])
+        return [functional.embedding(each, self._embedding) for each in tokens]
+
+    def _rows_of(self, frame: Frame) -> Tensor:
+        # torch warns of memory that it might write to; a frame off the wire lies in a bytearray and is not copied.
+        body = frame.body if not memoryview(frame.body).readonly else bytearray(frame.body)
+        return torch.frombuffer(body, dtype=self._torch_dtype).view(frame.header.rows, self.config.hidden)
 
     # The way out -----------------------------------------------------------------------------------------------------
 
@@ -360,7 +368,7 @@ class ShardEngine:
     def _passed_on(out: Tensor, segment: _Segment) -> StepOutput | WeftError:
         if torch.isfinite(out).all():
             return _bytes_of(out), None
-        segment.opened.kv.rows = segment.frame.header.position
+        segment.opened.kv.truncate(segment.frame.header.position)
         return Malformed("the rows are not finite: what came in was not, or the weights are damaged")
 
     @staticmethod
@@ -369,9 +377,8 @@ class ShardEngine:
 
     def _read_head(self, reader: ShardReader) -> Head:
         linear = read_head(self.config, reader, self.arithmetic)
-        return Head(
-            read_norm(self.config, reader, NORM), linear, self.config.norm_eps, self.dtype, self.arithmetic
-        )
+        norm = read_norm(self.config, reader, NORM)
+        return Head(norm, linear, self.config.norm_eps, self.dtype, self.arithmetic, self._device)
 
 
 def _bytes_of(rows: Tensor) -> memoryview:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from inference.engine.device import HOST, Device
 from inference.engine.numerics.exactness import RowPlan
 from inference.engine.numerics.selftest import Arithmetic, find_head_rows
 from inference.engine.sampling.sampling import Draw, Drawn, draw_all
@@ -17,10 +18,19 @@ from protocols.errors import Malformed
 class Head:
     """With exact numerics a row has the logits, and so the token, that it has alone."""
 
-    def __init__(self, norm: Tensor, linear: Linear, eps: float, dtype: str, arithmetic: Arithmetic) -> None:
+    def __init__(
+        self,
+        norm: Tensor,
+        linear: Linear,
+        eps: float,
+        dtype: str,
+        arithmetic: Arithmetic,
+        device: Device = HOST,
+    ) -> None:
         self._norm = norm
         self._linear = linear
         self._eps = eps
+        self._device = device
         self._lone = RowPlan((arithmetic.rows.lone,))
         self._rows = find_head_rows(linear, len(norm), dtype, arithmetic)
 
@@ -32,7 +42,7 @@ class Head:
 
     def tokens(self, x: Tensor, draws: Sequence[Draw]) -> list[Drawn | Malformed]:
         """One token for each row of x [rows, hidden], by the draw that stands in its place."""
-        return draw_all(self.logits(x).numpy(), draws)
+        return draw_all(self._device.fetched(self.logits(x)).numpy(), draws)
 
     def _outputs(self, x: Tensor, rows: RowPlan) -> Tensor:
         whole = padded([x], rows.padded(len(x)))

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from torch import Tensor
+
+from inference.engine.device import HOST, Device
 from inference.engine.kernels.linear import Kernel, Weight, empty_quantised
 from inference.engine.kernels.quantised import Quantised, rows_at_once
 from inference.engine.kernels.quantised_folder import QuantisedFolder
@@ -24,9 +27,17 @@ class ShardReader(RangeReader):
         dtype: str,
         on_progress: Callable[[int, int], None],
         kept: QuantisedFolder | None = None,
+        device: Device = HOST,
     ) -> None:
         super().__init__(config, layer_range, tensors, dtype, on_progress)
         self._kept = kept
+        self._device = device
+
+    def read(self, name: str) -> Tensor:
+        return self._device.placed(super().read(name))
+
+    def read_joined(self, *names: str) -> Tensor:
+        return self._device.placed(super().read_joined(*names))
 
     def read_product(self, kernel: Kernel, *names: str) -> Weight:
         """The weight of one product out of tensors that lie one below the other."""

@@ -41,6 +41,13 @@ class LayerKv(Protocol):
         """Those from `first` to `end` - 1, each [1, kv_heads, end - first, head_dim]."""
 
 
+class StepKv(Protocol):
+    """Keys and values of all sequences of a step at one layer, whose rows attend in one call."""
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, kind: int, scale: float, cap: float) -> Tensor:
+        """The rows of all segments, one below the other, [rows, heads or kv_heads, head_dim] -> [rows, heads * head_dim]."""
+
+
 @dataclass(frozen=True, slots=True)
 class LayerParts:
     """What a layer computes with; products are ready to call, norms are weights as `rms_norm` takes them."""
@@ -79,22 +86,25 @@ class DecoderLayer:
         self._scale = config.score_scale
         self._cap = config.design.score_cap
 
-    def forward(self, x: Tensor, plan: StepPlan, kvs: Sequence[LayerKv]) -> Tensor:
+    def forward(self, x: Tensor, plan: StepPlan, kvs: Sequence[LayerKv] | StepKv) -> Tensor:
         """x [padded rows, hidden] -> the same shape; keys and values of the real rows are in `kvs` afterwards, which has
-        one for every segment."""
+        one for every segment, or is one for all of them and then takes no padding."""
         heads, kv_heads = self._config.heads, self._config.kv_heads
         blocks = plan.cut(x)
         angles = plan.angles[self._kind]
         qkv = joined([self._project(*each) for each in zip(blocks, angles, strict=True)])
         q, k, v = torch.split(qkv, [heads, kv_heads, kv_heads], 1)
-        attended = x.new_zeros(len(x), heads * self._config.head_dim)
-        for segment, kv in zip(plan.segments, kvs, strict=True):
-            rows = slice(segment.start, segment.start + segment.rows)
-            kv.write(segment.position, k[rows], v[rows])
-            for span in segment.spans:
-                at = segment.start - segment.position
-                rows = slice(at + span.start, at + span.end)
-                attended[rows] = self._attend(q[rows], span, kv)
+        if isinstance(kvs, Sequence):
+            attended = x.new_zeros(len(x), heads * self._config.head_dim)
+            for segment, kv in zip(plan.segments, kvs, strict=True):
+                rows = slice(segment.start, segment.start + segment.rows)
+                kv.write(segment.position, k[rows], v[rows])
+                for span in segment.spans:
+                    at = segment.start - segment.position
+                    rows = slice(at + span.start, at + span.end)
+                    attended[rows] = self._attend(q[rows], span, kv)
+        else:
+            attended = kvs.attend(q, k, v, self._kind, self._scale, self._cap)
         cut = zip(plan.blocks, blocks, plan.cut(attended), strict=True)
         return joined([self._finish(x, y, min(plan.rows - block.start, len(x))) for block, x, y in cut])
 

@@ -27,18 +27,23 @@ _PIECE_ROWS: Final = 256
 Angles = tuple[Tensor, Tensor]
 """Cosines and signed sines, each [rows, 1, turned]."""
 
+HOST: Final = torch.device("cpu")
+
 Stretch = tuple[int, int, int]
 """Rows of a sequence: the first one's position, how many, and the most rows that the sequence may come to."""
 
 
 class RopeTable:
-    """Cosines and signed sines of every position asked for so far."""
+    """Cosines and signed sines of every position asked for so far: made by the processor wherever they lie."""
 
-    def __init__(self, rope: Rope, dtype: torch.dtype, *, is_long: bool = False) -> None:
+    def __init__(
+        self, rope: Rope, dtype: torch.dtype, place: torch.device = HOST, *, is_long: bool = False
+    ) -> None:
         self._inverse = _inverse_frequencies(rope, is_long=is_long)  # [turned / 2]
         self._amplitude = rope.amplitude
         self._dtype = dtype
-        self._cos = torch.empty(0, 1, rope.turned, dtype=dtype)  # [positions, 1, turned]
+        self._place = place
+        self._cos = torch.empty(0, 1, rope.turned, dtype=dtype, device=place)  # [positions, 1, turned]
         self._sin = self._cos
 
     def rows(self, position: int, rows: int) -> Angles:
@@ -51,7 +56,7 @@ class RopeTable:
     def at(self, positions: Sequence[int]) -> Angles:
         """The table of any positions."""
         self.rows(0, max(positions) + 1)
-        chosen = torch.tensor(positions)
+        chosen = torch.tensor(positions).to(self._place)
         return self._cos.index_select(0, chosen), self._sin.index_select(0, chosen)
 
     def _piece(self, start: int) -> Angles:
@@ -59,15 +64,17 @@ class RopeTable:
         angles = torch.outer(positions, self._inverse)
         cos, sin = angles.cos() * self._amplitude, angles.sin() * self._amplitude
         both = torch.cat([cos, cos], 1), torch.cat([-sin, sin], 1)
-        return both[0].to(self._dtype).unsqueeze(1), both[1].to(self._dtype).unsqueeze(1)
+        cos, sin = (each.to(self._dtype).unsqueeze(1).to(self._place) for each in both)
+        return cos, sin
 
 
 class RopeTables:
     """The tables of a model: one for each way in which its layers turn heads, two with LongRoPE."""
 
-    def __init__(self, config: ModelConfig, dtype: torch.dtype) -> None:
+    def __init__(self, config: ModelConfig, dtype: torch.dtype, place: torch.device = HOST) -> None:
         self._ropes = tuple(kind.rope for kind in config.kinds)
         self._dtype = dtype
+        self._place = place
         self._tables: dict[tuple[Rope, bool], RopeTable] = {}
 
     def of(self, stretches: Sequence[Stretch], rows: int) -> tuple[Angles, ...]:
@@ -96,7 +103,7 @@ class RopeTables:
         is_long = _is_long(rope, rows_max)
         table = self._tables.get((rope, is_long))
         if table is None:
-            table = self._tables[rope, is_long] = RopeTable(rope, self._dtype, is_long=is_long)
+            table = self._tables[rope, is_long] = RopeTable(rope, self._dtype, self._place, is_long=is_long)
         return table
 
 

@@ -25,14 +25,20 @@ _MISTAKEN: Final = 2  # what the user has to mend; see inference/engine/numerics
 @click.option(
     "--threads", type=click.IntRange(1), help="Torch threads; otherwise as many as there are cores."
 )
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    help="As worker.device; a card if torch finds one.",
+)
 @json_option
-def doctor(model: str, threads: int | None, as_json: bool) -> None:
-    """Which kernels would serve MODEL_FOLDER in each dtype, with the times they were chosen by.
+def doctor(model: str, threads: int | None, device: str, as_json: bool) -> None:
+    """Which device and kernels would serve MODEL_FOLDER in each dtype, with the times they were chosen by.
 
     Without a folder: a Llama of 1.1 billion weights.
     """
     folder = str(Path(model).resolve()) if model else ""
-    found = _asked({"model": folder, "threads": threads or cores()})
+    found = _asked({"model": folder, "threads": threads or cores(), "device": device})
     if as_json:
         echo_json(found)
     else:
@@ -42,7 +48,11 @@ def doctor(model: str, threads: int | None, as_json: bool) -> None:
 
 def doctor_lines(found: dict[str, Any]) -> Iterator[str]:
     """The findings as people read them."""
-    yield f"cpu with {found['capability']}, {found['threads']} threads; times in microseconds of one product"
+    yield f"device: {found['device']} ({found['device_why']})"
+    if found["unserved"]:
+        yield f"not served there: {', '.join(found['unserved'])}"
+    if found["device"] == "cpu":
+        yield f"cpu with {found['capability']}, {found['threads']} threads; times in microseconds of one product"
     for choice in found["choices"]:
         exact = "exact" if choice["is_exact"] else "not exact"
         yield ""
@@ -51,6 +61,8 @@ def doctor_lines(found: dict[str, Any]) -> Iterator[str]:
             f"{size_text(choice['weights_bytes'])} of weights"
         )
         yield f"  why: {choice['why']}"
+        if not choice["timings"]:
+            continue
         heads = ("kernel", *(f"{rows} row{'s' * (rows != '1')}" for rows in choice["timings"][0]["us"]))
         rows = [(each["kernel"], *(f"{us:.0f}" for us in each["us"].values())) for each in choice["timings"]]
         yield from rows_of(heads, rows, "  ")

@@ -60,9 +60,13 @@ def _facts(found: dict[str, Any]) -> list[tuple[str, str]]:
         ("worker", f"{process}, {taken}; at most {sizes['limit_bytes']}"),
         (
             "budget",
-            f"{sizes['budget_bytes']}: {sizes['weights_bytes']} weights, {reserved}, {kept}",
+            f"{sizes['budget_bytes']}{_of_card(worker)}: {sizes['weights_bytes']} weights, {reserved}, {kept}",
         ),
     ]
+
+
+def _of_card(worker: dict[str, Any]) -> str:
+    return "" if worker["device"] == "cpu" else f" of the {worker['device']} card"
 
 
 def _shard(shard: dict[str, Any]) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from node.cli.main import main
 from node.processes import python_child
 
 
-def stamped_worker(threads: int, memory_bytes: int) -> Spawn:
+def stamped_worker(threads: int, memory_bytes: int, *_rest: object) -> Spawn:
     return python_child("-m", "tests.benchmarks.stamped_worker", str(threads), str(memory_bytes))
 
 

@@ -17,7 +17,7 @@ from inference.engine.reference import Question, answer
 from inference.model.text import Text
 from protocols.errors import Unavailable
 from tests.benchmarks import __main__ as bench
-from tests.benchmarks import mesh
+from tests.benchmarks import engine_cuda, mesh
 from tests.benchmarks.failover import KILL_AFTER, PROMPT_ROWS, TOKENS, Kill, count_wrong
 from tests.benchmarks.figures import Figure, append_to_ledger, figure_of, percentile
 from tests.benchmarks.model import LLAMA_100M, WIDE, Sizes, model_folder, prompt_of, write_model
@@ -94,6 +94,17 @@ def test_a_part_that_fails_is_named_and_the_others_are_measured_all_the_same(
     ]
     assert "mesh:broken failed: nobody is there" in printed.err
     assert printed.err.splitlines()[-1].endswith("repeat mesh:broken")
+
+
+def test_without_a_card_its_figures_are_said_to_be_not_measured_and_there_is_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    said: list[str] = []
+    assert list(engine_cuda.measure(said.append)) == []
+    (line,) = said
+    assert line.startswith("not measured, for torch ")
+    assert all(name in line for name in engine_cuda.FIGURES)
 
 
 @pytest.mark.parametrize("arguments", [[], ["chian"]])

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from inference.engine.device import HOST, Device
 from inference.engine.engine import WIRE_NUMERICS, CacheKey, ShardEngine
 from inference.engine.memory.allocator import keep_large_apart
 from inference.engine.memory.kv_cache import KvBudget
@@ -24,13 +25,15 @@ NUMERICS = "exact"
 
 
 class WeftRunner:
-    def __init__(self, folder: str, dtype: str, threads: int) -> None:
+    def __init__(self, folder: str, dtype: str, threads: int, device: Device = HOST) -> None:
         keep_large_apart()
         torch.set_num_threads(threads)
         self._config = parse_config((Path(folder) / "config.json").read_bytes())
         files = tensor_files(Path(folder))
         budget = KvBudget(sys.maxsize)
-        self._engine = ShardEngine(self._config, self._config.whole, dtype, NUMERICS, files, budget)
+        self._engine = ShardEngine(
+            self._config, self._config.whole, dtype, NUMERICS, files, budget, device=device
+        )
         self._wire = DType.F32 if dtype == "f32" else DType.BF16
         self._rows: dict[CacheKey, int] = {}
         self._last: dict[CacheKey, int] = {}

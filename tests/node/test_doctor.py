@@ -16,6 +16,8 @@ from node.cli.doctor import doctor
 from protocols.errors import LocalFault, TimedOut, UserError, WeftError
 
 FOUND = {
+    "device": "cpu",
+    "device_why": "torch 2.9.0 is built without CUDA",
     "capability": "AVX512",
     "threads": 2,
     "choices": [
@@ -33,8 +35,10 @@ FOUND = {
             ],
         }
     ],
+    "unserved": [],
 }
 TEXT = """\
+device: cpu (torch 2.9.0 is built without CUDA)
 cpu with AVX512, 2 threads; times in microseconds of one product
 
 int8: int8-onednn in blocks of 1+2+4 rows, exact, 3.0 GiB of weights
@@ -42,6 +46,14 @@ int8: int8-onednn in blocks of 1+2+4 rows, exact, 3.0 GiB of weights
   kernel       1 row  8 rows
   int8-onednn  487    340
   int8-fbgemm  488    628
+"""
+
+CARD_TEXT = """\
+device: cuda NVIDIA H200 (torch 2.9.0 finds it)
+not served there: int8, int4
+
+bf16: plain in blocks of whole rows, not exact, 3.0 GiB of weights
+  why: torch's own product is what this device has
 """
 
 
@@ -60,7 +72,28 @@ def answer(monkeypatch: pytest.MonkeyPatch, code: int, out: str, err: str = "") 
 def test_the_findings_are_a_table_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = answer(monkeypatch, 0, json.dumps(FOUND))
     assert CliRunner().invoke(doctor, ["--threads", "2"]).output == TEXT
-    assert asked == [{"model": "", "threads": 2}]
+    assert asked == [{"model": "", "threads": 2, "device": "auto"}]
+
+
+def test_a_card_is_named_with_what_it_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+    choice = {
+        **FOUND["choices"][0],  # type: ignore[index]
+        "dtype": "bf16",
+        "kernel": "plain",
+        "rows": "whole",
+        "is_exact": False,
+        "why": "torch's own product is what this device has",
+        "timings": [],
+    }
+    found = FOUND | {
+        "device": "cuda NVIDIA H200",
+        "device_why": "torch 2.9.0 finds it",
+        "choices": [choice],
+        "unserved": ["int8", "int4"],
+    }
+    asked = answer(monkeypatch, 0, json.dumps(found))
+    assert CliRunner().invoke(doctor, ["--device", "cuda"]).output == CARD_TEXT
+    assert asked[0]["device"] == "cuda"
 
 
 def test_json_is_what_the_process_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,10 +14,10 @@ import trio
 from inference.engine.memory.pressure import CALM_S, PINCHED_ROWS, SHED_S, Level, high_mark_bytes
 from node.machine import Footprint, Memory
 from node.memory_view import MemoryView
-from node.memory_watch import LOOK_S, ORPHANS_S, Measured, MemoryWatch
+from node.memory_watch import CARD_WORKER_BYTES, LOOK_S, ORPHANS_S, Measured, MemoryWatch
 from protocols.ids import PeerId, SessionId, shortened
 from protocols.limits import MIB
-from protocols.seams import CacheKey, CacheSpec, ShardId
+from protocols.seams import CacheKey, CacheSpec, ShardId, WorkerMemory
 from protocols.session import Sampling
 from simulations.machine.worker import VirtualWorker
 from tests.contracts.worker_contract import OTHER, SESSION
@@ -35,6 +35,10 @@ class Worker(VirtualWorker):
     """Notes which limits it was given."""
 
     limits: list[int | None]
+    device = "cpu"
+
+    def memory(self) -> WorkerMemory:
+        return replace(super().memory(), device=self.device)
 
     async def limit_rows(self, rows: int | None) -> None:
         self.limits.append(rows)
@@ -122,6 +126,27 @@ async def test_before_memory_runs_out_turns_are_small_and_standbys_go_until_ther
         await trio.sleep(2 * CALM_S + 5 * LOOK_S)
         assert scene.worker.limits[-1] is None
         assert scene.watch.pressure.level is Level.NORMAL
+
+
+async def test_what_lies_on_a_card_is_not_let_go_of_for_the_machine() -> None:
+    async with watched() as scene:
+        scene.worker.device = "cuda"
+        await scene.cache(SESSION)
+        scene.spare = ["0-3"]
+        scene.has(MARK // 4)
+        await trio.sleep(3 * SHED_S)
+        assert scene.spare == ["0-3"]
+        assert set(scene.worker.limits) == {PINCHED_ROWS}
+        assert scene.server.shortage
+        told = scene.view.now()
+        assert told.does == (
+            "it opens no more sessions and takes no more layers",
+            f"it computes at most {PINCHED_ROWS} rows in a turn",
+        )
+        assert told.worker.device == "cuda"
+        assert told.worker.limit_bytes == CARD_WORKER_BYTES
+        reading = scene.watch._reading()
+        assert (reading.promised, reading.kept) == (0, 0)
 
 
 async def test_what_sessions_were_promised_and_have_not_written_is_not_there_for_others() -> None:

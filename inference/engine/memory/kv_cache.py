@@ -15,11 +15,12 @@ from torch import Tensor
 
 from inference.engine.memory.prefixes import Prefixes
 from inference.model.config import ModelConfig
+from inference.model.paged import PAGE_ROWS
 from protocols import limits
 from protocols.errors import Overloaded
 from protocols.ids import PeerId, SessionId
 
-_CAPACITY_STEP_ROWS: Final = 64  # so that every head starts on a cache line
+_CAPACITY_STEP_ROWS: Final = PAGE_ROWS  # whole pages; and in slots every head starts on a cache line
 
 
 @dataclass(slots=True)
@@ -101,13 +102,22 @@ class LayerKv:
 
 
 class KvCache:
-    """The rows of one session at one shard. `rows` counts those that are complete in every layer."""
+    """Implements `SessionKv` (inference/engine/memory/kv_store.py)."""
 
     def __init__(self, config: ModelConfig, layers: int, rows_max: int, dtype: torch.dtype) -> None:
         capacity = _capacity(rows_max)
-        self.layers = tuple(LayerKv(config.kv_heads, capacity, config.head_dim, dtype) for _ in range(layers))
+        self.layers: tuple[LayerKv, ...] = tuple(
+            LayerKv(config.kv_heads, capacity, config.head_dim, dtype) for _ in range(layers)
+        )
         self.rows = 0
         self.rows_max = rows_max
+
+    def truncate(self, rows: int) -> None:
+        self.rows = rows
+
+    def close(self) -> None:
+        """Its memory goes with it."""
+        self.layers = ()
 
     def copied(self, start: int, end: int) -> Tensor:
         """Those rows as they are now, [layers, 2, kv_heads, rows, head_dim]."""

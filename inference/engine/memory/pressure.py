@@ -38,7 +38,8 @@ class Reading:
     """Bytes. `available` of `total` the machine or the control group can still give, swap left out.
 
     `promised`: of rows that sessions have reserved and not written. `worker`: what the torch process has to itself, of which it
-    may have `allowed`. `kept`: of prompts, for later sessions.
+    may have `allowed`. `kept`: of prompts, for later sessions. `is_elsewhere`: what the worker holds lies on a card, and nothing of
+    that is promised or kept here.
     """
 
     available: int
@@ -47,6 +48,7 @@ class Reading:
     worker: int
     allowed: int
     kept: int = 0
+    is_elsewhere: bool = False
 
     @property
     def unspoken(self) -> int:
@@ -116,7 +118,7 @@ class Pressure:
         if self.level and reading.kept:  # again and again: sessions that are under way leave more
             actions.append(DropPrefixes())
         if self.level is Level.CRITICAL:
-            actions += self._relieve(before, now)
+            actions += self._relieve(reading, before, now)
         elif before is Level.CRITICAL:
             actions.append(LimitRows(None))
         if before and not self.level:
@@ -135,11 +137,13 @@ class Pressure:
         elif now - self._calm_since_s >= CALM_S:
             self.level, self._calm_since_s = Level(self.level - 1), now
 
-    def _relieve(self, before: Level, now: float) -> list[Action]:
+    def _relieve(self, reading: Reading, before: Level, now: float) -> list[Action]:
         if before is Level.CRITICAL and now - self._shed_s < SHED_S:
             return []
         self._shed_s = now
-        return [LimitRows(PINCHED_ROWS), ShedRange()]  # a worker that was started meanwhile knows of no limit
+        limit = LimitRows(PINCHED_ROWS)  # again: a worker that was started meanwhile knows of no limit
+        # To let go of a range on a card gives the machine nothing.
+        return [limit] if reading.is_elsewhere else [limit, ShedRange()]
 
 
 def _reached(reading: Reading) -> Level:

@@ -12,14 +12,13 @@ from typing import Final
 
 import torch
 
+from inference.engine.device import HOST, Device
 from inference.engine.kernels.linear import as_wanted, make_linear
-from inference.engine.memory.kv_cache import LayerKv
 from inference.engine.numerics.selftest import Arithmetic, find_arithmetic
+from inference.engine.numerics.trial import make_trial
 from inference.model.blocks import DecoderLayer, DenseFfn, LayerParts, Linear
 from inference.model.config import ModelConfig
 from inference.model.families import LayerKind, Rope
-from inference.model.rope import RopeTable
-from inference.model.step_plan import Segment, make_plan, make_spans
 from inference.model.weights import TORCH_DTYPES
 from protocols.placement import LayerShape
 
@@ -29,26 +28,21 @@ _CONTEXT_ROWS: Final = 128
 
 
 @torch.inference_mode()
-def measure_layer(shape: LayerShape, monotonic: Callable[[], float]) -> float:
-    """The median step in ms within about 50 ms of steps, or of the first one if it takes longer; `monotonic` in seconds."""
+def measure_layer(shape: LayerShape, monotonic: Callable[[], float], device: Device = HOST) -> float:
+    """The median step in ms within about 50 ms of steps, or of the first one if it takes longer; `monotonic` in seconds.
+
+    Raises `Unavailable` for a dtype that the device does not run: others are to be asked then.
+    """
     config, dtype = _config(shape), TORCH_DTYPES[shape.dtype]
     # A decoded row as exact numerics pads it: what shards are loaded with unless someone says otherwise.
-    arithmetic = find_arithmetic(config, shape.dtype, "exact")
-    rows = arithmetic.rows.lone
-    layer = _synthetic_layer(config, dtype, arithmetic)
-    kv = LayerKv(shape.kv_heads, _CONTEXT_ROWS, shape.head_dim, dtype)
-    kv.keys.zero_()
-    kv.values.zero_()
-    last = _CONTEXT_ROWS - 1
-    angles = RopeTable(config.kinds[0].rope, dtype).rows(last, rows)
-    segment = Segment(0, last, 1, make_spans(config, [(last, last + 1)], dtype))
-    plan = make_plan((slice(0, rows),), (segment,), [angles])
-    x = torch.ones(rows, shape.hidden, dtype=dtype)
-    layer.forward(x, plan, [kv])  # the first step also builds the kernels
+    arithmetic = find_arithmetic(config, shape.dtype, "exact", device)
+    layer = _synthetic_layer(config, dtype, arithmetic, device)
+    step = make_trial(config, dtype, arithmetic, device, 1, _CONTEXT_ROWS)
+    step(layer)  # the first step also builds the kernels
     steps_ms: list[float] = []
     while len(steps_ms) < _STEPS_MAX and sum(steps_ms) < _BUDGET_MS:
         begin = monotonic()
-        layer.forward(x, plan, [kv])
+        step(layer)
         steps_ms.append((monotonic() - begin) * 1e3)
     return median(steps_ms)
 
@@ -72,13 +66,15 @@ def _config(shape: LayerShape) -> ModelConfig:
     )
 
 
-def _synthetic_layer(config: ModelConfig, dtype: torch.dtype, arithmetic: Arithmetic) -> DecoderLayer:
+def _synthetic_layer(
+    config: ModelConfig, dtype: torch.dtype, arithmetic: Arithmetic, device: Device
+) -> DecoderLayer:
     def linear(outputs: int, inputs: int) -> Linear:
-        weight = torch.full((outputs, inputs), 1 / inputs, dtype=dtype)
+        weight = torch.full((outputs, inputs), 1 / inputs, dtype=dtype, device=device.place)
         return make_linear(as_wanted(weight, arithmetic.kernel), arithmetic.kernel)
 
     queries, keys = config.heads * config.head_dim, config.kv_heads * config.head_dim
-    norm = torch.ones(config.hidden, dtype=dtype)
+    norm = torch.ones(config.hidden, dtype=dtype, device=device.place)
     return DecoderLayer(
         config,
         LayerParts(

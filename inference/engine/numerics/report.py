@@ -10,17 +10,18 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 import torch
 
+from inference.engine.device import HOST, Device, cuda_lack, find_device
 from inference.engine.numerics.exactness import WHOLE_FRAMES
 from inference.engine.numerics.selftest import KERNEL_ADVANTAGE, Arithmetic, find_arithmetic
 from inference.engine.numerics.timing import TYPICAL_ROWS, Timing
 from inference.model.config import ModelConfig
 from inference.model.config_json import parse_config
-from inference.model.precision import PRECISIONS
+from inference.model.precision import PRECISIONS, precision_of
 from protocols.errors import UserError, WeftError
 
 MISTAKEN: Final = 2  # the exit code for what the user has to mend; Python's own for a fault is 1
@@ -36,12 +37,13 @@ _USUAL: Final = {
 
 
 class Question(msgspec.Struct, frozen=True):
-    """`model` is a model folder, or empty."""
+    """`model` is a model folder, or empty; `device` is auto, cpu or cuda."""
 
     model: str = ""
     dtypes: tuple[str, ...] = tuple(PRECISIONS)
     numerics: str = "exact"
     threads: int = 1
+    device: Literal["auto", "cpu", "cuda"] = "auto"
 
 
 class KernelTimes(msgspec.Struct, frozen=True):
@@ -65,16 +67,36 @@ class Choice(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True):
+    """`device_why`: what was found when it was chosen. `unserved` are the dtypes that were asked for and are not run on it."""
+
+    device: str
+    device_why: str
     capability: str
     threads: int
     choices: tuple[Choice, ...]
+    unserved: tuple[str, ...] = ()
 
 
 def report(question: Question) -> Report:
-    """Raises `UserError` for a folder that holds no model, or a dtype that weft does not run."""
-    config = _config(question.model)
-    choices = tuple(_choice(config, dtype, question.numerics) for dtype in question.dtypes)
-    return Report(torch.backends.cpu.get_cpu_capability(), torch.get_num_threads(), choices)
+    """Raises `UserError` for a folder that holds no model, a dtype that weft does not run, or a card that is not there."""
+    config, device = _config(question.model), find_device(question.device)
+    served = [
+        dtype for dtype in question.dtypes if not (device.is_accelerator and precision_of(dtype).is_quantised)
+    ]
+    return Report(
+        f"{device.kind} {device.model}".strip(),
+        _device_why(question.device, device),
+        torch.backends.cpu.get_cpu_capability(),
+        torch.get_num_threads(),
+        tuple(_choice(config, dtype, question.numerics, device) for dtype in served),
+        tuple(dtype for dtype in question.dtypes if dtype not in served),
+    )
+
+
+def _device_why(wanted: str, device: Device) -> str:
+    if device.is_accelerator:
+        return f"torch {torch.__version__} finds it"
+    return cuda_lack() if wanted == "auto" else "it is the one that was asked for"
 
 
 def _config(model: str) -> ModelConfig:
@@ -86,9 +108,9 @@ def _config(model: str) -> ModelConfig:
         raise UserError(f"{model} has no readable config.json: name a model folder") from error
 
 
-def _choice(config: ModelConfig, dtype: str, numerics: str) -> Choice:
+def _choice(config: ModelConfig, dtype: str, numerics: str, device: Device = HOST) -> Choice:
     weights_bytes = config.range_bytes(config.whole, dtype)
-    found = find_arithmetic(config, dtype, numerics)
+    found = find_arithmetic(config, dtype, numerics, device)
     return Choice(
         dtype,
         found.kernel.value,
@@ -103,6 +125,8 @@ def _choice(config: ModelConfig, dtype: str, numerics: str) -> Choice:
 
 def why(found: Arithmetic) -> str:
     """The reason for the kernel in a sentence."""
+    if not found.timings:
+        return "torch's own product is what this device has"
     chosen = next(timing for timing in found.timings if timing.kernel is found.kernel)
     others = [timing for timing in found.timings if timing is not chosen]
     if not others:

@@ -22,6 +22,7 @@ from typing import Final, TypeVar
 
 import torch
 
+from inference.engine.device import HOST, Device
 from inference.engine.kernels.linear import Kernel, usable_kernels
 from inference.engine.numerics.exactness import LONE_ROWS, WHOLE_FRAMES, RowPlan
 from inference.engine.numerics.probes import (
@@ -38,6 +39,7 @@ from inference.model.blocks import Linear
 from inference.model.config import ModelConfig
 from inference.model.precision import precision_of
 from inference.model.weights import TORCH_DTYPES
+from protocols.errors import Unavailable
 
 _T = TypeVar("_T")
 
@@ -65,21 +67,25 @@ class Arithmetic:
     timings: tuple[Timing, ...] = field(default=(), compare=False)
 
 
-def find_arithmetic(config: ModelConfig, dtype: str, numerics: str) -> Arithmetic:
+def find_arithmetic(config: ModelConfig, dtype: str, numerics: str, device: Device = HOST) -> Arithmetic:
     """The quickest arithmetic that keeps what `numerics` promises, or with `is_exact` false where none does.
 
-    Raises `UserError` for a dtype that weft does not run.
+    Raises `UserError` for a dtype that weft does not run, `Unavailable` for one that it does not run on that device.
     """
-    precision_of(dtype)
-    place = "/".join(
-        (
-            dtype,
-            "cpu",
-            torch.backends.cpu.get_cpu_capability(),
-            f"torch{torch.__version__.partition('+')[0]}",
-            f"t{torch.get_num_threads()}",
-        )
-    )
+    precision = precision_of(dtype)
+    release = f"torch{torch.__version__.partition('+')[0]}"
+    if device.is_accelerator:
+        if precision.is_quantised:
+            raise Unavailable(
+                f"weft has no kernels for {dtype} on {device.kind}: choose bf16 or f32,"
+                ' or set worker.device = "cpu" there'
+            )
+        # Its attention takes all rows of a step together, and no row has the bits that it has alone.
+        kind = "fast" if numerics == "fast" else "inexact"
+        place = f"{kind}/{dtype}/{device.label}/{release}/{Kernel.PLAIN.value}"
+        return Arithmetic(Kernel.PLAIN, WHOLE_FRAMES, False, place)
+    threads = f"t{torch.get_num_threads()}"
+    place = "/".join((dtype, "cpu", torch.backends.cpu.get_cpu_capability(), release, threads))
     timings = _by_speed(_timings(config, dtype))
     kernel = timings[0].kernel
     if numerics == "fast":

@@ -29,6 +29,7 @@ class WorkerBooks:
 
     def __init__(self, budget_bytes: int) -> None:
         self.budget_bytes = budget_bytes
+        self.device = "cpu"  # whose memory that is
         self._shards: dict[ShardId, int] = {}
         self._caches: dict[CacheKey, HeldCache] = {}
         self.prefix_bytes = 0  # kept for later sessions, and free for whoever wants it
@@ -47,9 +48,16 @@ class WorkerBooks:
 
     def memory(self) -> WorkerMemory:
         uses = (CacheUse(*key, cache.reserved_bytes, cache.used_bytes) for key, cache in self._caches.items())
-        return WorkerMemory(self.budget_bytes, dict(self._shards), tuple(uses), self.prefix_bytes)
+        return WorkerMemory(
+            self.budget_bytes, dict(self._shards), tuple(uses), self.prefix_bytes, self.device
+        )
 
     # What happens ----------------------------------------------------------------------------------------------------
+
+    def came_up(self, device: str, budget_bytes: int) -> None:
+        """A process that computes there; with a budget of 0 it has the one that it was told."""
+        self.device = device
+        self.budget_bytes = budget_bytes or self.budget_bytes
 
     def loaded(self, shard: ShardId, resident_bytes: int) -> None:
         self._shards[shard] = resident_bytes

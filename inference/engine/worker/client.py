@@ -43,7 +43,7 @@ from inference.engine.worker.wire import (
 )
 from mesh.nursery import peer_nursery
 from protocols import limits
-from protocols.errors import LocalFault, Unavailable, WorkerDied
+from protocols.errors import LocalFault, Unavailable, UserError, WorkerDied
 from protocols.ids import SessionId
 from protocols.placement import LayerShape
 from protocols.seams import CacheKey, CacheSpec, ShardId, ShardLoaded, ShardSpec, StepResult, WorkerMemory
@@ -84,7 +84,8 @@ class _Stepping:
 class WorkerClient:
     """Implements `protocols.seams.ShardWorker` while `run` runs.
 
-    `memory_bytes` is what the process may use for shards and caches, `room_bytes` how many the machine has for more of them.
+    `memory_bytes` is what the process may use for shards and caches, `room_bytes` how many the machine has for more of them. A process
+    that computes on a card says what it may use of that, and the machine's memory does not matter then.
     """
 
     def __init__(
@@ -103,7 +104,7 @@ class WorkerClient:
         self.pid: int | None = None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Started when the first process is up. Raises `LocalFault` if that one ends before it is."""
+        """Started when the first process is up. Raises `LocalFault` if that one ends before it is, or what it says then."""
         restarts = Restarts()
         while True:
             restarts.started(trio.current_time())
@@ -114,7 +115,7 @@ class WorkerClient:
                         self._has_been_up = True
                         task_status.started()
                     await link.ended.wait()
-            except LocalFault as error:
+            except (LocalFault, UserError) as error:
                 if not self._has_been_up:
                     raise
                 log.warning("worker_failed", reason=str(error))
@@ -130,6 +131,8 @@ class WorkerClient:
 
     def free_bytes(self) -> int:
         books = self._books
+        if books.device != "cpu":
+            return books.free_bytes
         return min(books.free_bytes, max(0, self._room_bytes() + books.prefix_bytes - books.promised_bytes))
 
     def memory(self) -> WorkerMemory:
@@ -215,7 +218,10 @@ class WorkerClient:
             async with peer_nursery() as nursery:
                 nursery.start_soon(link.run)
                 if not await link.comes_up():
-                    raise LocalFault("the worker process did not come up: its own output above says why")
+                    raise link.refusal or LocalFault(
+                        "the worker process did not come up: its own output above says why"
+                    )
+                self._books.came_up(link.ready.device, link.ready.budget_bytes)
                 yield link
                 nursery.cancel_scope.cancel()
         finally:

@@ -30,7 +30,7 @@ from inference.engine.worker.wire import (
     parse_prefix,
 )
 from protocols import limits
-from protocols.errors import LocalFault, Overloaded, WorkerDied
+from protocols.errors import LocalFault, Overloaded, WeftError, WorkerDied
 
 Body = bytes | bytearray | memoryview
 Progress = Callable[[int, int], None]
@@ -82,6 +82,8 @@ class WorkerLink:
         self._buffer = memoryview(bytearray(READ_BYTES))
         self._start = self._end = 0  # what of the buffer was received and not yet taken
         self._ready = trio.Event()
+        self.ready = Ready()  # as the process said it, once it is up
+        self.refusal: WeftError | None = None  # why it does not come up, if it said so
         self._starting = trio.CancelScope()
         self.ended = trio.Event()
 
@@ -206,7 +208,10 @@ class WorkerLink:
 
     def _take(self, number: int, reply: Reply, body: bytearray) -> None:
         if isinstance(reply, Ready):
+            self.ready = reply
             self._ready.set()
+        elif isinstance(reply, Failed) and not number:
+            self.refusal = reply.as_error()
         elif isinstance(reply, Kept):
             self._on_kept(reply.prefix_bytes)
         elif isinstance(reply, Advanced):

@@ -1,6 +1,7 @@
-"""The torch process of a node: `python -m inference.engine.worker.process THREADS MEMORY_BYTES FOLDER PREFIX_SHARE FD`, FD its end of a
-socketpair, FOLDER where it keeps quantised weights, which may be empty, and PREFIX_SHARE what of its memory for caches may keep
-prompts for later sessions.
+"""The torch process of a node: `python -m inference.engine.worker.process THREADS MEMORY_BYTES FOLDER PREFIX_SHARE DEVICE CARD_BYTES FD`,
+FD its end of a socketpair, FOLDER where it keeps quantised weights, which may be empty, and PREFIX_SHARE what of its memory for
+caches may keep prompts for later sessions. On a card, which DEVICE may allow or ask for, CARD_BYTES stands for MEMORY_BYTES, and 0
+for a share of what is free there.
 
 It lives as long as that socket. A signal for the daemon's whole group (Ctrl-C, systemd's SIGTERM) is not for it: the daemon
 drains first and then closes the socket, and if the daemon is killed, the kernel closes it.
@@ -22,16 +23,28 @@ from contextlib import suppress
 from inference.engine.memory.allocator import keep_large_apart
 from inference.engine.worker.server import Engines, run
 from inference.engine.worker.socket import Connection
+from inference.engine.worker.wire import Failed, Ready, encode
+from protocols.errors import UserError
 
 
 def main(arguments: list[str]) -> None:
     quantised, prefix_share = arguments.pop(2), float(arguments.pop(2))
-    threads, memory_bytes, descriptor = map(int, arguments)
+    wanted = arguments.pop(2)
+    threads, memory_bytes, card_bytes, descriptor = map(int, arguments)
     prepare(threads)
     # Only now: torch reads these variables while it is imported.
+    from inference.engine.device import find_device
     from inference.engine.worker.torch_engines import TorchEngines
 
-    serve(descriptor, TorchEngines(threads, memory_bytes, time.perf_counter, quantised, prefix_share))
+    try:
+        device = find_device(wanted)
+    except UserError as error:
+        refuse(descriptor, error)
+        return
+    if device.is_accelerator:
+        memory_bytes = card_bytes or device.free_bytes
+    engines = TorchEngines(threads, memory_bytes, time.perf_counter, quantised, prefix_share, device)
+    serve(descriptor, engines, Ready(device.kind, memory_bytes))
 
 
 def prepare(threads: int) -> None:
@@ -44,7 +57,13 @@ def prepare(threads: int) -> None:
     os.environ["OMP_NUM_THREADS"] = str(threads)
 
 
-def serve(descriptor: int, engines: Engines) -> None:
+def refuse(descriptor: int, error: UserError) -> None:
+    """Tell the daemon why there is no worker."""
+    with socket.socket(fileno=descriptor) as end, suppress(BrokenPipeError, ConnectionResetError):
+        end.sendall(encode(0, Failed(type(error).__name__, str(error))))
+
+
+def serve(descriptor: int, engines: Engines, ready: Ready = Ready()) -> None:  # noqa: B008
     """Returns when the daemon has closed its end or is gone."""
     with socket.socket(fileno=descriptor) as end:
         waiting = (
@@ -61,7 +80,7 @@ def serve(descriptor: int, engines: Engines) -> None:
                 return None
 
         with suppress(EOFError, BrokenPipeError, ConnectionResetError):
-            run(Connection(receive_into, end.sendall), engines, time.monotonic)
+            run(Connection(receive_into, end.sendall), engines, time.monotonic, ready)
 
 
 if __name__ == "__main__":

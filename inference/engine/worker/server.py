@@ -108,10 +108,15 @@ class Daemon(Protocol):
         """Called now and then during a turn."""
 
 
-def run(connection: Connection, engines: Engines, now: Callable[[], float]) -> None:
+def run(
+    connection: Connection,
+    engines: Engines,
+    now: Callable[[], float],
+    ready: Ready = Ready(),  # noqa: B008
+) -> None:
     """Serve until the daemon is gone, which raises `EOFError` or what the socket raises."""
     server = Server(connection, engines, now)
-    connection.send([(0, Ready(), b"")])
+    connection.send([(0, ready, b"")])
     while True:
         while (arrived := connection.receive(wait_s=server.wait_s())) is not None:
             server.take(*arrived)

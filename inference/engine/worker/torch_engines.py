@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import cycle
 from pathlib import Path
 
 import torch
 
 from inference.engine.batching.cost_curve import ROWS_TRIED, BatchRows, batch_rows, measure_costs
+from inference.engine.device import HOST, Device
 from inference.engine.engine import ShardEngine
 from inference.engine.kernels.quantised_folder import QuantisedFolder
 from inference.engine.memory.kv_cache import KvBudget, cache_bytes
@@ -59,7 +61,8 @@ class TorchEngine:
     def step_together(
         self, work: Sequence[tuple[CacheKey, Frame]], on_layer: Callable[[], None]
     ) -> Sequence[StepOutput | WeftError]:
-        return self._engine.step_together(work, on_layer)
+        with _full_card_told():  # caches are as they were then, for a row counts once its step is over
+            return self._engine.step_together(work, on_layer)
 
 
 class TorchEngines:
@@ -72,12 +75,14 @@ class TorchEngines:
         monotonic: Callable[[], float],
         quantised: str = "",
         prefix_share: float = limits.KV_PREFIX_SHARE,
+        device: Device = HOST,
     ) -> None:
         """`quantised` is the folder for quantised weights; without one they are made anew at every load. With a `prefix_share`
         of 0 nothing of a session is kept for later ones."""
         torch.set_num_threads(threads)
         self._kept = QuantisedFolder(Path(quantised)) if quantised else None
         self._monotonic = monotonic
+        self._device = device
         self._budget = KvBudget(memory_bytes, prefix_share=prefix_share)
 
     @property
@@ -97,18 +102,21 @@ class TorchEngines:
                 f"layers {layers} take {needed_bytes} bytes, and {left_bytes} are left of the worker's memory"
             )
         self._budget.prefixes.shrink(left_bytes - needed_bytes)
-        engine = ShardEngine(
-            config,
-            layers,
-            spec.dtype,
-            spec.numerics,
-            spec.tensors,
-            self._budget,
-            on_progress,
-            spec.tokenizer,
-            self._kept,
-        )
-        return TorchEngine(engine, self._budget, self._batch_rows(engine))
+        with _full_card_told():
+            engine = ShardEngine(
+                config,
+                layers,
+                spec.dtype,
+                spec.numerics,
+                spec.tensors,
+                self._budget,
+                on_progress,
+                spec.tokenizer,
+                self._kept,
+                self._device,
+            )
+            rows = self._batch_rows(engine)
+        return TorchEngine(engine, self._budget, rows)
 
     def _batch_rows(self, engine: ShardEngine) -> BatchRows:
         """Tried on one layer after the other, so that none lies in the processor's cache from the step before."""
@@ -117,4 +125,14 @@ class TorchEngines:
         return batch_rows(measure_costs(lambda rows: steps[rows](next(layers)), self._monotonic))
 
     def measure_layer(self, shape: LayerShape) -> float:
-        return measure_layer(shape, self._monotonic)
+        with _full_card_told():
+            return measure_layer(shape, self._monotonic, self._device)
+
+
+@contextmanager
+def _full_card_told() -> Iterator[None]:
+    """As the processor's own allocator tells it: others of the machine may take a card's memory at any time."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise MemoryError(str(error)) from error

@@ -88,7 +88,11 @@ Request = (
 
 
 class Ready(msgspec.Struct, frozen=True, array_like=True, tag="ready"):
-    """Said once, unasked, when torch is imported."""
+    """Said once, unasked, when torch is imported: where it computes, and how much memory of that it may use, 0 if that is what it
+    was told. If it cannot start, it says `Failed` instead."""
+
+    device: str = "cpu"
+    budget_bytes: int = 0
 
 
 class Advanced(msgspec.Struct, frozen=True, array_like=True, tag="advanced"):

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from inference.engine.device import HOST, Device
 from inference.engine.engine import WIRE_DTYPES, WIRE_NUMERICS, CacheKey, ShardEngine
 from inference.engine.memory.kv_cache import KvBudget
 from inference.model.config import ModelConfig
@@ -89,9 +90,11 @@ class Checkpoint:
         dtype: str = "bf16",
         numerics: str = "exact",
         budget: KvBudget | None = None,
+        device: Device = HOST,
     ) -> ShardEngine:
         chosen = self.config.whole if layer_range is None else layer_range
-        return ShardEngine(self.config, chosen, dtype, numerics, self.tensors, budget or KvBudget(64 * MIB))
+        budget = budget or KvBudget(64 * MIB)
+        return ShardEngine(self.config, chosen, dtype, numerics, self.tensors, budget, device=device)
 
 
 def save_checkpoint(folder: Path, family: str = "llama", seed: int = 0, **changes: Any) -> Checkpoint:
@@ -159,5 +162,4 @@ def run_chain(
 
 def kv_rows(engine: ShardEngine, rows: int, key: CacheKey = KEY) -> list[torch.Tensor]:
     """Keys and values of every layer, as they lie in the cache."""
-    layers = engine._opened[key].kv.layers
-    return [rows_of[:, :rows].clone() for layer in layers for rows_of in (layer.keys, layer.values)]
+    return [rows_of for layer in engine._opened[key].kv.copied(0, rows) for rows_of in layer]

@@ -16,6 +16,7 @@ import msgspec
 from inference.engine.batching.cost_curve import BatchRows
 from inference.engine.worker import process as worker
 from inference.engine.worker.server import CacheKey, StepOutput
+from inference.engine.worker.wire import Ready
 from protocols.errors import Malformed, UserError, WeftError
 from protocols.placement import LayerShape
 from protocols.seams import CacheSpec, ShardLoaded, ShardSpec
@@ -90,4 +91,5 @@ class FakeEngines:
 
 if __name__ == "__main__":
     worker.prepare(1)
-    worker.serve(int(sys.argv[-1]), FakeEngines())
+    *card, end = sys.argv[1:]
+    worker.serve(int(end), FakeEngines(), Ready(card[0], int(card[1])) if card else Ready())

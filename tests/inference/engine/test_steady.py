@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from inference.engine.batching.waiting import Body
+from inference.engine.device import HOST, Device
 from inference.engine.worker.server import Server
 from inference.engine.worker.torch_engines import TorchEngines
 from inference.engine.worker.wire import CloseCache, LoadShard, OpenCache, Reply, Step, Stepped
@@ -47,10 +48,11 @@ def specs(tmp_path_factory: pytest.TempPathFactory) -> ShardSpec:
     return ShardSpec(shard, config, files, "f32", "exact")
 
 
-@pytest.fixture
-def server(specs: ShardSpec) -> Iterator[tuple[Server, Deaf]]:
+@pytest.fixture(params=[HOST, Device(torch.device("cpu"))], ids=["processor", "accelerator"])
+def server(specs: ShardSpec, request: pytest.FixtureRequest) -> Iterator[tuple[Server, Deaf]]:
     daemon = Deaf()
-    server = Server(daemon, TorchEngines(1, 64 * limits.MIB, time.perf_counter), time.monotonic)
+    engines = TorchEngines(1, 64 * limits.MIB, time.perf_counter, device=request.param)
+    server = Server(daemon, engines, time.monotonic)
     server.take(0, LoadShard(specs), bytearray())
     for session in SESSIONS:
         server.take(0, OpenCache(specs.shard, session, 0, CacheSpec(1, ROWS, Sampling())), bytearray())
@@ -89,6 +91,7 @@ def test_a_hundred_steps_more_leave_no_object_and_no_tensor(
     assert after[0] - objects < 20  # 300 steps that kept one object each would show
 
 
+@pytest.mark.parametrize("server", [HOST], indirect=True)
 def test_rows_are_written_where_they_were_reserved(server: tuple[Server, Deaf], specs: ShardSpec) -> None:
     serving, _ = server
     engine = serving._shards[specs.shard]

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import torch
 
+from inference.engine.device import Device
 from inference.engine.kernels.linear import Kernel
 from inference.engine.numerics.exactness import BLOCK_ROWS, WHOLE_FRAMES
 from inference.engine.numerics.report import Question, Report, report, why
@@ -24,7 +26,8 @@ def timing(kernel: Kernel, us: float) -> Timing:
 
 def test_the_report_says_what_a_worker_would_choose(tmp_path: Path) -> None:
     checkpoint = save_checkpoint(tmp_path)
-    found = report(Question(str(tmp_path)))
+    found = report(Question(str(tmp_path), device="cpu"))
+    assert (found.device, found.device_why, found.unserved) == ("cpu", "it is the one that was asked for", ())
     assert [choice.dtype for choice in found.choices] == list(PRECISIONS)
     for choice in found.choices:
         arithmetic = find_arithmetic(checkpoint.config, choice.dtype, "exact")
@@ -32,6 +35,27 @@ def test_the_report_says_what_a_worker_would_choose(tmp_path: Path) -> None:
         assert choice.weights_bytes == checkpoint.config.range_bytes(checkpoint.config.whole, choice.dtype)
         assert choice.kernel in {times.kernel for times in choice.timings}
     assert msgspec.json.decode(msgspec.json.encode(found), type=Report) == found
+
+
+def test_without_a_card_the_report_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    found = report(Question(dtypes=()))
+    assert found.device == "cpu"
+    assert found.device_why.startswith(f"torch {torch.__version__} ")
+    with pytest.raises(UserError, match=r"worker\.device is cuda, and torch"):
+        report(Question(dtypes=(), device="cuda"))
+
+
+def test_on_an_accelerator_the_report_names_what_is_served_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    card = Device(torch.device("cpu"), model="Card 1")
+    monkeypatch.setattr("inference.engine.numerics.report.find_device", lambda _wanted: card)
+    found = report(Question())
+    assert found.device == "cpu Card 1"
+    assert [(choice.dtype, choice.kernel, choice.timings) for choice in found.choices] == [
+        ("bf16", "plain", ()),
+        ("f32", "plain", ()),
+    ]
+    assert found.unserved == ("int8", "int4")
 
 
 @pytest.mark.parametrize(

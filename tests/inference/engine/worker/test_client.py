@@ -107,6 +107,20 @@ async def test_what_is_free_is_what_the_machine_has_too_less_what_sessions_were_
         assert client.free_bytes() == 0
 
 
+async def test_a_worker_on_a_card_has_what_it_says_whatever_the_machine_has_left() -> None:
+    async with running(WorkerClient(python_child(FAKE, "cuda", "7000"), 10_000, lambda: -5)) as client:
+        memory = client.memory()
+        assert (memory.device, memory.budget_bytes, client.free_bytes()) == ("cuda", 7000, 7000)
+
+
+async def test_a_card_that_is_asked_for_and_not_there_is_the_users_to_mend(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with pytest.raises(UserError, match=r"worker\.device is cuda, and torch .*; or set worker\.device"):
+        await WorkerClient(torch_worker(1, 1_000_000, device="cuda"), 1_000_000).run()
+
+
 async def test_a_cache_that_could_not_be_closed_is_found_by_asking(
     client: WorkerClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
