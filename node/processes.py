@@ -41,12 +41,17 @@ class ChildProcess:
 
 
 def torch_worker(
-    threads: int, memory_bytes: int, quantised: str = "", prefix_share: float = limits.KV_PREFIX_SHARE
+    threads: int,
+    memory_bytes: int,
+    quantised: str = "",
+    prefix_share: float = limits.KV_PREFIX_SHARE,
+    ranks: int = 1,
 ) -> Spawn:
     """Spawns workers with that many torch threads and that much memory for shards and caches, of which prompts that are kept for
     later sessions may have `prefix_share`.
 
-    Weights that they quantise are kept in the folder `quantised`, if it has a name.
+    Weights that they quantise are kept in the folder `quantised`, if it has a name. Each worker is `ranks` processes, that share
+    the threads and the memory.
     """
     # -P: a folder called inference where the user happens to stand is not ours.
     return python_child(
@@ -57,6 +62,7 @@ def torch_worker(
         str(memory_bytes),
         quantised,
         str(prefix_share),
+        str(ranks),
     )
 
 

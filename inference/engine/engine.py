@@ -6,6 +6,7 @@ the range that starts the model, rows in and out between, a sampled token out at
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -21,6 +22,8 @@ from inference.engine.memory.kv_cache import KvBudget, KvCache, cache_bytes
 from inference.engine.memory.prefixes import Block, Chain, left_blocks, taken_blocks_max
 from inference.engine.numerics.exactness import exact_spans, fast_spans
 from inference.engine.numerics.selftest import Arithmetic, find_arithmetic
+from inference.engine.parallel.ranks import ALONE, Ranks
+from inference.engine.parallel.slices import part_config, ranks_bytes
 from inference.engine.sampling.drawing import Drawing, make_drawing
 from inference.engine.sampling.grammar import GrammarTokens
 from inference.engine.sampling.sampling import Draw, Drawn
@@ -93,15 +96,21 @@ class ShardEngine:
         on_progress: Callable[[int, int], None] = lambda _done, _total: None,
         tokenizer: str = "",
         kept: QuantisedFolder | None = None,
+        ranks: Ranks = ALONE,
+        arithmetic: Arithmetic | None = None,
     ) -> None:
+        """`ranks` compute it together, each with its slice, and the first one decides for them; sizes are those of all.
+        `arithmetic` None: what is best here."""
         config.check_range(layer_range)
         self._grammar_tokens = GrammarTokens(tokenizer, config.vocabulary)
         self.config = config
         self.range = layer_range
         self.dtype = dtype
         self.numerics = numerics
-        self.arithmetic: Arithmetic = find_arithmetic(config, dtype, numerics)
-        self.resident_bytes = config.range_bytes(layer_range, dtype)
+        self._ranks = ranks
+        self._part = part_config(config, ranks.own.of)
+        self.arithmetic = arithmetic or find_arithmetic(self._part, dtype, numerics)
+        self.resident_bytes = ranks_bytes(config, layer_range, dtype, ranks.own.of)
         self._row_bytes = config.kv_bytes_per_row(layer_range, dtype)
         self._numerics = WIRE_NUMERICS[numerics]
         self._torch_dtype = TORCH_DTYPES[dtype]
@@ -109,13 +118,14 @@ class ShardEngine:
         self._budget = budget
         self._opened: dict[CacheKey, _Opened] = {}
         self._identity = object()  # of what is kept of its caches
-        reader = ShardReader(config, layer_range, tensors, dtype, on_progress, kept)
+        leads, summed = ranks.own.leads, ranks.sum if ranks.own.of > 1 else None
+        reader = ShardReader(config, layer_range, tensors, dtype, on_progress, kept, ranks.own)
         with torch.inference_mode(), reader:
-            self._embedding = read_embedding(config, reader) if self.starts_model else None
+            self._embedding = read_embedding(config, reader) if self.starts_model and leads else None
             # The largest product first, while there is little else in memory beside it.
-            self._head = self._read_head(reader) if self.ends_model else None
+            self._head = self._read_head(reader) if self.ends_model and leads else None
             self._layers = [
-                read_layer(config, reader, index, self.arithmetic)
+                read_layer(self._part, reader, index, self.arithmetic, summed)
                 for index in range(layer_range.start, layer_range.end)
             ]
 
@@ -156,7 +166,7 @@ class ShardEngine:
         taken = self._budget.prefixes.find(chain, taken_blocks_max(spec))
         self._budget.reserve(size_bytes, key[0], spec.peer)
         try:
-            kv = KvCache(self.config, self.range.layers, spec.rows_max, self._torch_dtype)
+            kv = KvCache(self._part, self.range.layers, spec.rows_max, self._torch_dtype)
         except (MemoryError, RuntimeError) as error:  # torch's allocator raises the latter
             self._budget.release(size_bytes, key[0], spec.peer)
             raise Overloaded(f"the machine has no {size_bytes} bytes for a cache") from error
@@ -212,15 +222,21 @@ class ShardEngine:
             results.append((b"", None))
             segments.append(segment)
         if segments:
+            self._ranks.begin([(key, frame) for (key, frame), done in zip(work, results, strict=True) if not isinstance(done, WeftError)])
             computed = iter(self._compute(segments, on_layer))
             results = [result if isinstance(result, WeftError) else next(computed) for result in results]
         return results
+
+    @torch.inference_mode()
+    def follow(self, work: Sequence[tuple[CacheKey, Frame]]) -> None:
+        """The part of a rank that does not lead in what the first one begins; frames come without their bodies."""
+        self._compute([self._segment(self._opened[key], frame) for key, frame in work], lambda: None)
 
     def _compute(
         self, segments: Sequence[_Segment], on_layer: Callable[[], None]
     ) -> list[StepOutput | WeftError]:
         plan = self._plan(segments)
-        x = padded([self._input(segment) for segment in segments], plan.blocks[-1].stop)
+        x = self._ranks.share(padded([self._input(segment) for segment in segments], plan.blocks[-1].stop))
         caches = [segment.opened.kv for segment in segments]
         for segment in segments:
             segment.opened.kv.rows = segment.frame.header.position
@@ -246,7 +262,7 @@ class ShardEngine:
         header = Header(
             Kind.DECODE, SessionId(""), 0, 0, at, 1, 0, at, self._numerics, WIRE_DTYPES[self.dtype]
         )
-        kvs = [KvCache(self.config, 1, _TRIAL_ROWS, self._torch_dtype) for _ in range(rows)]
+        kvs = [KvCache(self._part, 1, _TRIAL_ROWS, self._torch_dtype) for _ in range(rows)]
         for kv in kvs:
             kv.layers[0].keys.zero_()
             kv.layers[0].values.zero_()
@@ -261,6 +277,7 @@ class ShardEngine:
 
         @torch.inference_mode()
         def step(index: int) -> None:
+            self._ranks.begin_trial(rows, index)
             self._layers[index].forward(x, plan, [kv.layers[0] for kv in kvs])
 
         return step
@@ -282,9 +299,10 @@ class ShardEngine:
             try:
                 rows = opened.kv.copied(index * chunk, (index + 1) * chunk)
             except (MemoryError, RuntimeError):  # as when a cache is opened; here nobody needs it
-                return
+                rows = torch.full((1,), math.nan)
             # What some neighbour's fault has spoilt ends with the session.
-            if not torch.isfinite(rows.sum()) or max(tokens) >= self.config.vocabulary:
+            is_sound = bool(torch.isfinite(rows.sum())) and max(tokens) < self.config.vocabulary
+            if not self._ranks.agree(is_so=is_sound):
                 return
             prefixes.keep(opened.chain, index, Block(rows, tokens, size_bytes))
 
@@ -308,6 +326,11 @@ class ShardEngine:
             raise Malformed(f"a frame in {header.dtype.name} for a shard in {self.dtype}")
         if (self.starts_model or opened.reads_tokens) and max(frame.tokens) >= self.config.vocabulary:
             raise Malformed(f"token {max(frame.tokens)} in a vocabulary of {self.config.vocabulary}")
+        return self._segment(opened, frame)
+
+    def _segment(self, opened: _Opened, frame: Frame) -> _Segment:
+        """Raises `Malformed` for a frame that cuts a block of the prompt."""
+        header = frame.header
         if self._numerics is Numerics.EXACT:
             bounds = exact_spans(header.position, header.rows, opened.spec.prompt_rows)
         else:
@@ -333,6 +356,8 @@ class ShardEngine:
     def _input(self, segment: _Segment) -> Tensor:
         """[rows, hidden]"""
         frame = segment.frame
+        if not self._ranks.own.leads:  # they come from the rank that does
+            return torch.empty(frame.header.rows, self.config.hidden, dtype=self._torch_dtype)
         if not self.starts_model:
             # torch warns of memory that it might write to; a frame off the wire lies in a bytearray and is not copied.
             body = frame.body if not memoryview(frame.body).readonly else bytearray(frame.body)
@@ -348,7 +373,7 @@ class ShardEngine:
         asking = [
             (placed.start + placed.rows - 1, segment.opened)
             for placed, segment in zip(plan.segments, segments, strict=True)
-            if segment.frame.header.sample
+            if segment.frame.header.sample and self._head is not None
         ]
         if not asking:
             return [(b"", None) for _ in segments]

@@ -1,11 +1,11 @@
-"""The torch process of a node: `python -m inference.engine.worker.process THREADS MEMORY_BYTES FOLDER PREFIX_SHARE FD`, FD its end of a
-socketpair, FOLDER where it keeps quantised weights, which may be empty, and PREFIX_SHARE what of its memory for caches may keep
-prompts for later sessions.
+"""The torch process of a node: `python -m inference.engine.worker.process THREADS MEMORY_BYTES FOLDER PREFIX_SHARE RANKS FD`, FD its
+end of a socketpair, FOLDER where it keeps quantised weights, which may be empty, PREFIX_SHARE what of its memory for caches may keep
+prompts for later sessions, and RANKS in how many processes every layer is computed, of which it starts the others.
 
 It lives as long as that socket. A signal for the daemon's whole group (Ctrl-C, systemd's SIGTERM) is not for it: the daemon
 drains first and then closes the socket, and if the daemon is killed, the kernel closes it.
 
-An edge: the only file of this package that touches a socket, the environment and a clock.
+An edge: beside inference/engine/parallel the only file of this package that touches a socket, the environment and a clock.
 """
 
 from __future__ import annotations
@@ -20,14 +20,21 @@ import time
 from contextlib import suppress
 
 from inference.engine.memory.allocator import keep_large_apart
+from inference.engine.parallel.orders import RankLost
+from inference.engine.parallel.starting import leading_engines
 from inference.engine.worker.server import Engines, run
 from inference.engine.worker.socket import Connection
 
 
 def main(arguments: list[str]) -> None:
-    quantised, prefix_share = arguments.pop(2), float(arguments.pop(2))
+    quantised, prefix_share, ranks = arguments.pop(2), float(arguments.pop(2)), int(arguments.pop(2))
     threads, memory_bytes, descriptor = map(int, arguments)
+    threads = max(1, threads // ranks)
     prepare(threads)
+    if ranks > 1:
+        with leading_engines(ranks, threads, memory_bytes, quantised, prefix_share) as engines:
+            serve(descriptor, engines)
+        return
     # Only now: torch reads these variables while it is imported.
     from inference.engine.worker.torch_engines import TorchEngines
 
@@ -65,4 +72,7 @@ def serve(descriptor: int, engines: Engines) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    try:
+        main(sys.argv[1:])
+    except RankLost as lost:
+        sys.exit(f"weft worker: {lost}")

@@ -1,0 +1,43 @@
+"""Brings the ranks of a worker together. No torch until the others are started: they import it at the same time."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from inference.engine.parallel.followers import Followers
+from inference.engine.parallel.slices import Slice
+from inference.engine.worker.server import Engines
+from protocols import limits
+
+_UP_SHARE: Final = 0.9  # of the time that the daemon gives this process
+
+
+@contextmanager
+def leading_engines(
+    ranks: int,
+    threads: int,
+    memory_bytes: int,
+    quantised: str,
+    prefix_share: float,
+    silence_s: float = limits.RANK_SILENCE_S,
+) -> Iterator[Engines]:
+    """Engines of which every shard is computed in `ranks` processes, this one and its children, which end with it. Each has
+    `threads`, and `memory_bytes` are for all. Raises `RankLost` when one ends or hangs."""
+    own = Slice(0, ranks)
+    with tempfile.TemporaryDirectory(prefix="weft-ranks-") as folder:
+        meeting = str(Path(folder, "meeting"))
+        arguments = (threads, memory_bytes, quantised, prefix_share, silence_s, meeting)
+        with Followers(ranks, [str(each) for each in arguments], silence_s) as followers:
+            from inference.engine.parallel.leading import LeadingEngines
+            from inference.engine.parallel.ranks import join
+
+            followers.wait_here(_UP_SHARE * limits.WORKER_START_S)
+            join(own, meeting, silence_s)
+            yield LeadingEngines(
+                followers, own, threads, memory_bytes, time.perf_counter, quantised, prefix_share
+            )
