@@ -323,7 +323,7 @@ PREFIX_BLOCKS_MAX: Final = 1024  # named when a stage is opened: 34 bytes each, 
 WORKER_START_S: Final = 120.0  # importing torch from a cold and slow disk
 WORKER_STOP_S: Final = 2.0  # after this, a worker that has been told to end is killed
 RANK_SILENCE_S: Final = (
-    30.0  # of a process that shares layers with others: long for a sum, which takes milliseconds, even where memory is swapped
+    30.0  # of a process that computes layers with others, in which a sum takes milliseconds
 )
 WORKER_RESTART_S_MIN: Final = 0.5  # waited before the second restart; doubles with each, the first is at once
 WORKER_RESTART_S_MAX: Final = 30.0

@@ -222,7 +222,13 @@ class ShardEngine:
             results.append((b"", None))
             segments.append(segment)
         if segments:
-            self._ranks.begin([(key, frame) for (key, frame), done in zip(work, results, strict=True) if not isinstance(done, WeftError)])
+            self._ranks.begin(
+                [
+                    (key, frame)
+                    for (key, frame), done in zip(work, results, strict=True)
+                    if not isinstance(done, WeftError)
+                ]
+            )
             computed = iter(self._compute(segments, on_layer))
             results = [result if isinstance(result, WeftError) else next(computed) for result in results]
         return results

@@ -50,7 +50,9 @@ class Followers:
             each.end.close()
         for each in self._followers:
             with suppress(subprocess.TimeoutExpired):
-                each.process.wait(limits.WORKER_STOP_S / 2)  # before the daemon's patience with this process ends
+                each.process.wait(
+                    limits.WORKER_STOP_S / 2
+                )  # before the daemon's patience with this process ends
             each.process.kill()
             each.process.wait()
 
@@ -80,13 +82,20 @@ class Followers:
                 failures.append(answer)
         return failures
 
+    def lost(self) -> RankLost | None:
+        """The first that has ended, if one has."""
+        ended = (each for each in self._followers if each.process.poll() is not None)
+        return next(map(self._lost, ended), None)
+
     def _started(self, rank: int, arguments: Sequence[str]) -> _Follower:
         ours, theirs = socket.socketpair()
         descriptor = theirs.fileno()
         # -P: a folder called inference where the user happens to stand is not ours.
         command = [sys.executable, "-P", "-m", MODULE, str(rank), str(self._of), *arguments, str(descriptor)]
         with theirs:
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=(descriptor,))
+            process = subprocess.Popen(  # noqa: S603
+                command, stdin=subprocess.DEVNULL, pass_fds=(descriptor,)
+            )
         return _Follower(rank, process, ours)
 
     def _answer(self, follower: _Follower) -> Here | Read | Failed:

@@ -152,7 +152,11 @@ class LeadingEngines(TorchEngines):
         raise fault or failures[0].as_error()
 
     def _read_or_fault(
-        self, spec: ShardSpec, on_progress: Callable[[int, int], None], ranks: _Leading, arithmetic: Arithmetic
+        self,
+        spec: ShardSpec,
+        on_progress: Callable[[int, int], None],
+        ranks: _Leading,
+        arithmetic: Arithmetic,
     ) -> tuple[ShardEngine | None, WeftError | MemoryError | None]:
         """What it comes to is for later: the others are reading as well."""
         try:

@@ -29,6 +29,7 @@ from inference.engine.parallel.orders import CacheKey, RankLost
 from inference.engine.parallel.slices import WHOLE, Slice
 from protocols.tensor import Frame
 
+
 class Ranks(Protocol):
     """As one shard sees them."""
 
@@ -103,11 +104,13 @@ def join(own: Slice, meeting: str, silence_s: float) -> None:
     """Make this process one of the group; `meeting` is a file that does not exist yet, the same for all. Returns when all have
     joined. From then on no rank is waited for longer than `silence_s`. Raises `RankLost`."""
     names = [name for _, name in socket.if_nameindex() if name.startswith("lo")]
-    os.environ["GLOO_SOCKET_IFNAME"] = names[0]  # read by gloo, that otherwise asks what the host's name leads to
+    os.environ["GLOO_SOCKET_IFNAME"] = names[
+        0
+    ]  # read by gloo, that otherwise asks what the host's name leads to
     with _together():
         dist.init_process_group(
             "gloo",
-            store=dist.FileStore(meeting, own.of),
+            init_method=f"file://{meeting}",
             rank=own.rank,
             world_size=own.of,
             timeout=timedelta(seconds=silence_s),
@@ -119,4 +122,4 @@ def _together() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise RankLost(f"a process that shares the layers has ended or hangs ({error})") from error
+        raise RankLost("a process that shares the layers has ended or hangs") from error

@@ -21,7 +21,9 @@ from inference.model.config import ModelConfig
 from protocols.errors import UserError
 from protocols.placement import LayerRange
 
-_BY_OUTPUT: Final = frozenset({"q_proj", "k_proj", "v_proj", "qkv_proj", "gate_proj", "up_proj", "gate_up_proj"})
+_BY_OUTPUT: Final = frozenset(
+    {"q_proj", "k_proj", "v_proj", "qkv_proj", "gate_proj", "up_proj", "gate_up_proj"}
+)
 _BY_INPUT: Final = frozenset({"o_proj", "down_proj"})
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from inference.engine.parallel.followers import Followers
+from inference.engine.parallel.orders import RankLost
 from inference.engine.parallel.slices import Slice
 from inference.engine.worker.server import Engines
 from protocols import limits
@@ -36,8 +37,11 @@ def leading_engines(
             from inference.engine.parallel.leading import LeadingEngines
             from inference.engine.parallel.ranks import join
 
-            followers.wait_here(_UP_SHARE * limits.WORKER_START_S)
-            join(own, meeting, silence_s)
-            yield LeadingEngines(
-                followers, own, threads, memory_bytes, time.perf_counter, quantised, prefix_share
-            )
+            try:
+                followers.wait_here(_UP_SHARE * limits.WORKER_START_S)
+                join(own, meeting, silence_s)
+                yield LeadingEngines(
+                    followers, own, threads, memory_bytes, time.perf_counter, quantised, prefix_share
+                )
+            except RankLost as lost:
+                raise followers.lost() or lost from lost

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 import trio
+from safetensors.torch import load_file, save_file
 
+from inference.engine.engine import WIRE_DTYPES
+from inference.engine.reference import generate
 from inference.engine.worker.client import WorkerClient
 from node.processes import python_child, torch_worker
 from protocols.errors import UserError, WorkerDied
@@ -19,13 +22,14 @@ from protocols.limits import PREFILL_CHUNK_ROWS as CHUNK
 from protocols.placement import LayerRange
 from protocols.seams import CacheSpec, ShardId, ShardSpec, TensorFile
 from protocols.session import Sampling
-from protocols.tensor import DType, Frame, Header, Kind, Numerics
+from protocols.tensor import Frame, Header, Kind, Numerics
 from tests.contracts.worker_contract import Rig, until_up
 from tests.inference.engine.checkpoints import Checkpoint, save_checkpoint
 from tests.inference.engine.torch_worker_contract import TorchWorkerContract
 from tests.inference.model.folders import HIDDEN, tiny_tensors, write_tiny_folder
 
 MODEL = ModelDigest("cd" * 32)
+OTHER = ShardId(ModelDigest("ef" * 32), LayerRange(0, 3))
 ONE, TWO = (SessionId(f"{number:032x}") for number in (1, 2))
 PROMPT = tuple((7 * at + at * at) % 97 for at in range(CHUNK + 20))
 MEMORY_BYTES = 4_000_000
@@ -55,45 +59,172 @@ def children(pid: int | None) -> list[int]:
     return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-async def until_gone(pids: list[int]) -> None:
-    """They are no children of ours, so that there is no other way than to look."""
-    assert pids
-    with trio.fail_after(PATIENCE_S):
-        for pid in pids:
-            while is_alive(pid):
-                await trio.sleep(0.01)
+class Watched:
+    """Processes that need not be children of this one, by descriptors that tell of their end."""
+
+    def __init__(self, *pids: int) -> None:
+        self.pids = pids
+        self._descriptors = [os.pidfd_open(pid) for pid in pids]
+
+    async def until_gone(self) -> None:
+        with trio.fail_after(PATIENCE_S):
+            for each in self._descriptors:
+                await trio.lowlevel.wait_readable(each)
+                os.close(each)
 
 
-def is_alive(pid: int) -> bool:
-    with suppress(FileNotFoundError, ProcessLookupError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    return False
+def watched(client: WorkerClient) -> Watched:
+    assert client.pid is not None
+    return Watched(client.pid, *children(client.pid))
 
 
 def no_progress(done: int, total: int) -> None:
     pass
 
 
-@pytest.fixture(scope="module")
-def specs(tmp_path_factory: pytest.TempPathFactory) -> tuple[ShardSpec, ...]:
-    folder = write_tiny_folder(tmp_path_factory.mktemp("model"))
+# What of the contract goes through all processes; the rest is the leader's alone.
+SHARED = (
+    "a_cache_past_the_memory_is_refused_and_harms_nothing",
+    "a_config_that_cannot_be_served_fails_the_load_alone",
+    "a_layer_can_be_measured",
+    "a_rebuilt_range_goes_on_with_the_same_bits",
+    "a_truncated_cache_goes_on_as_if_the_cut_rows_had_never_been",
+    "free_memory_shrinks_by_shards_and_caches_and_comes_back",
+    "many_sessions_at_once_say_what_each_says_alone",
+    "one_peer_or_one_session_cannot_take_the_memory_of_all",
+    "rows_that_are_not_finite_harm_their_own_session_alone",
+    "steps_of_a_session_that_is_closed_meanwhile_are_dropped",
+    "what_is_kept_of_a_prompt_counts_apart_until_it_is_dropped",
+)
+
+
+async def test_a_worker_of_two_processes_keeps_the_contract(tmp_path: Path) -> None:
+    folder = write_tiny_folder(tmp_path)
     files = tuple(TensorFile(name, str(folder / "model.safetensors"), name) for name in tiny_tensors())
     config = (folder / "config.json").read_bytes()
-    return tuple(
+    specs = tuple(
         ShardSpec(ShardId(MODEL, LayerRange(*cut)), config, files, "f32", "exact")
         for cut in ((0, 1), (1, 3), (3, 4))
     )
-
-
-async def test_a_worker_of_two_processes_keeps_the_contract(specs: tuple[ShardSpec, ...]) -> None:
-    contract = TorchWorkerContract()
-    client = WorkerClient(torch_worker(2, 1_000_000, ranks=2), 1_000_000)
+    contract, client = TorchWorkerContract(), WorkerClient(torch_worker(2, 1_000_000, ranks=2), 1_000_000)
     async with running(client):
         rig = Rig(client, specs, HIDDEN, lambda: kill(client.pid))
-        for name in dir(contract):
-            if name.startswith("test_"):
-                print(name)
-                await getattr(contract, name)(rig)
-                for spec in specs:
-                    await client.unload(spec.shard)
-                assert client.free_bytes() == 1_000_000
+        for name in SHARED:
+            print(name)
+            await getattr(contract, f"test_{name}")(rig)
+            for spec in specs:
+                await client.unload(spec.shard)
+            assert client.free_bytes() == 1_000_000
+
+
+def spec_of(checkpoint: Checkpoint, dtype: str = "f32") -> ShardSpec:
+    config = (checkpoint.folder / "config.json").read_bytes()
+    return ShardSpec(ShardId(MODEL, checkpoint.config.whole), config, checkpoint.tensors, dtype, "exact")
+
+
+async def say(
+    client: WorkerClient,
+    spec: ShardSpec,
+    session: SessionId,
+    prompt: tuple[int, ...] = PROMPT,
+    count: int = 8,
+) -> tuple[int, list[int]]:
+    """The row that it begins at, and the tokens."""
+    names = tuple(bytes(prompt[: end * CHUNK]) for end in range(1, len(prompt) // CHUNK + 1))
+    asked = CacheSpec(len(prompt), len(prompt) + count, Sampling(), prefix=names)
+    began = at = await client.open_cache(spec.shard, session, 0, asked)
+    log = list(prompt)
+    while len(log) < len(prompt) + count:
+        end = min(at + CHUNK, len(prompt)) if at < len(prompt) else at + 1
+        tokens = tuple(log[at:end])
+        header = Header(
+            Kind.PREFILL, session, 0, 0, at, len(tokens), 0, at, Numerics.EXACT, WIRE_DTYPES[spec.dtype],
+            sample=end == len(log),
+        )  # fmt: skip
+        token, at = (await client.step(spec.shard, Frame(header, tokens, b""))).token, end
+        if token is not None:
+            log.append(token)
+    await client.close_cache(spec.shard, session, 0)
+    return began, log[len(prompt) :]
+
+
+def said_alone(checkpoint: Checkpoint, dtype: str = "f32") -> list[int]:
+    engine = checkpoint.engine(dtype=dtype)
+    return list(generate(engine, PROMPT, CacheSpec(len(PROMPT), len(PROMPT) + 8, Sampling()), ()))
+
+
+async def test_processes_say_what_one_says_and_take_over_the_prompts_of_earlier_sessions(
+    tmp_path: Path,
+) -> None:
+    checkpoints = [save_checkpoint(tmp_path / family, family) for family in ("llama", "qwen3_moe", "phi3")]
+    client = parallel()
+    async with running(client):
+        for checkpoint in checkpoints:
+            spec, expected = spec_of(checkpoint), said_alone(checkpoint)
+            loaded = await client.load(spec, no_progress)
+            assert loaded.numerics_class.endswith("/tp2")
+            assert loaded.resident_bytes > checkpoint.config.range_bytes(checkpoint.config.whole, "f32")
+            assert await say(client, spec, ONE) == (0, expected)
+            assert await say(client, spec, TWO) == (CHUNK, expected)
+            await client.unload(spec.shard)
+        assert client.free_bytes() == MEMORY_BYTES
+
+
+async def test_four_processes_say_what_one_says(tmp_path: Path) -> None:
+    checkpoint = save_checkpoint(tmp_path, num_key_value_heads=4)
+    client = parallel(4)
+    async with running(client):
+        assert len(children(client.pid)) == 3
+        await client.load(spec_of(checkpoint), no_progress)
+        assert await say(client, spec_of(checkpoint), ONE) == (0, said_alone(checkpoint))
+
+
+async def test_a_load_that_one_process_cannot_finish_harms_no_other(tmp_path: Path) -> None:
+    good, bad = save_checkpoint(tmp_path / "good"), save_checkpoint(tmp_path / "bad")
+    weights = load_file(bad.folder / "model.safetensors")
+    weights["model.layers.1.self_attn.o_proj.weight"][:, -1] = float("inf")  # in the second slice
+    save_file(weights, bad.folder / "model.safetensors")
+    three = save_checkpoint(tmp_path / "three", num_attention_heads=6, num_key_value_heads=3)
+    client = parallel()
+    async with running(client):
+        await client.load(spec_of(good), no_progress)
+        first = await say(client, spec_of(good), ONE)
+        broken = spec_of(bad)
+        with pytest.raises(UserError, match="not finite"):
+            await client.load(ShardSpec(OTHER, broken.config, broken.tensors, "f32", "exact"), no_progress)
+        with pytest.raises(UserError, match=r"3 key heads .*: set worker.tensor_parallel to 1$"):
+            await client.load(ShardSpec(OTHER, spec_of(three).config, (), "f32", "exact"), no_progress)
+        assert await say(client, spec_of(good), TWO) == first
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+async def test_a_process_that_is_killed_ends_all_and_others_take_their_place(
+    tmp_path: Path, rank: int
+) -> None:
+    checkpoint = save_checkpoint(tmp_path)
+    spec, client = spec_of(checkpoint), parallel()
+    async with running(client):
+        await client.load(spec, no_progress)
+        first = watched(client)
+        assert len(first.pids) == 2
+        kill(first.pids[rank])
+        with trio.fail_after(PATIENCE_S), pytest.raises(WorkerDied):
+            await say(client, spec, ONE)
+        await first.until_gone()
+        await until_up(Rig(client, (spec,), 48, lambda: None))
+        await client.load(spec, no_progress)
+        second = watched(client)
+        assert await say(client, spec, TWO) == (0, said_alone(checkpoint))
+    await second.until_gone()
+
+
+async def test_a_process_that_hangs_ends_all(tmp_path: Path) -> None:
+    spec = spec_of(save_checkpoint(tmp_path))
+    client = WorkerClient(python_child(IMPATIENT), MEMORY_BYTES)
+    async with running(client):
+        await client.load(spec, no_progress)
+        all_of_it = watched(client)
+        kill(all_of_it.pids[1], signal.SIGSTOP)
+        with trio.fail_after(PATIENCE_S), pytest.raises(WorkerDied):
+            await say(client, spec, ONE)
+        await all_of_it.until_gone()

@@ -7,13 +7,9 @@ from pathlib import Path
 import pytest
 
 from inference.engine.engine import ShardEngine
-from inference.engine.kernels.quantised_folder import QuantisedFolder
 from inference.engine.memory.kv_cache import KvBudget
-from inference.engine.numerics.contract import CONTRACTS
 from inference.engine.numerics.selftest import Arithmetic, find_arithmetic
-from inference.engine.parallel.slices import Slice, part_config
-from protocols.placement import LayerRange
-from protocols.seams import TensorFile
+from inference.engine.parallel.slices import part_config
 from tests.inference.engine.checkpoints import (
     FAMILY_CHANGES,
     KEY,

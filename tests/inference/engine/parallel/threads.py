@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from torch import Tensor
@@ -12,6 +13,7 @@ from inference.engine.parallel.ranks import Alone, added
 from inference.engine.parallel.slices import Slice
 
 T = TypeVar("T")
+PATIENCE_S = 60  # where a rank has failed, the others wait for nobody
 
 
 class Table:
@@ -19,7 +21,7 @@ class Table:
 
     def __init__(self, of: int) -> None:
         self.of = of
-        self._barrier = threading.Barrier(of, timeout=60)
+        self._barrier = threading.Barrier(of, timeout=PATIENCE_S)
         self._parts: list[object] = [None] * of
 
     def exchange(self, rank: int, part: object) -> list[object]:
@@ -28,9 +30,6 @@ class Table:
         parts = list(self._parts)
         self._barrier.wait()
         return parts
-
-    def leave(self) -> None:
-        self._barrier.abort()
 
 
 class ThreadRanks(Alone):
@@ -53,20 +52,6 @@ class ThreadRanks(Alone):
 
 def together(of: int, run: Callable[[ThreadRanks], T]) -> list[T]:
     """What each rank comes to."""
-    table, found, failures = Table(of), {}, []
-
-    def one(rank: int) -> None:
-        try:
-            found[rank] = run(ThreadRanks(table, rank))
-        except BaseException as error:
-            failures.append(error)
-            table.leave()
-
-    threads = [threading.Thread(target=one, args=(rank,)) for rank in range(of)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for failure in failures:
-        raise failure
-    return [found[rank] for rank in range(of)]
+    table = Table(of)
+    with ThreadPoolExecutor(of) as threads:
+        return list(threads.map(run, [ThreadRanks(table, rank) for rank in range(of)]))
