@@ -52,6 +52,7 @@ async def open_daemon(config: Config, folders: Folders) -> AsyncIterator[api.Nod
         worker_bytes,
         f"{folders.cache}/quantised",
         limits.KV_PREFIX_SHARE if config.worker.prefix_cache else 0.0,
+        config.worker.tensor_parallel,
     )
     worker = WorkerClient(spawn, worker_bytes, _room_bytes)
     async with peer_nursery() as nursery:

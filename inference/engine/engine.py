@@ -6,9 +6,7 @@ the range that starts the model, rows in and out between, a sampled token out at
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import torch
@@ -20,13 +18,13 @@ from inference.engine.kernels.quantised_folder import QuantisedFolder
 from inference.engine.layers import read_embedding, read_head, read_layer, read_norm
 from inference.engine.memory.kv_cache import KvBudget, KvCache, cache_bytes
 from inference.engine.memory.prefixes import Block, Chain, left_blocks, taken_blocks_max
-from inference.engine.numerics.exactness import exact_spans, fast_spans
 from inference.engine.numerics.selftest import Arithmetic, find_arithmetic
+from inference.engine.opened import Opened, OpenedFrame, with_bounds
 from inference.engine.parallel.ranks import ALONE, Ranks
 from inference.engine.parallel.slices import part_config, ranks_bytes
-from inference.engine.sampling.drawing import Drawing, make_drawing
+from inference.engine.sampling.drawing import make_drawing
 from inference.engine.sampling.grammar import GrammarTokens
-from inference.engine.sampling.sampling import Draw, Drawn
+from inference.engine.sampling.sampling import Drawn
 from inference.engine.shard_reader import ShardReader
 from inference.model.blocks import padded
 from inference.model.config import NORM, ModelConfig
@@ -53,33 +51,6 @@ CacheKey = tuple[SessionId, int]
 StepOutput = tuple[memoryview | bytes, int | None]
 """Output rows and None, or at the end of the model the token that the frame asks for and its log-probabilities, if the session
 wants them."""
-
-
-@dataclass(slots=True)
-class _Opened:
-    kv: KvCache
-    spec: CacheSpec
-    size_bytes: int
-    drawing: Drawing | None  # where the range ends the model
-    chain: Chain
-
-    @property
-    def reads_tokens(self) -> bool:
-        return self.drawing is not None and self.drawing.reads_tokens
-
-    @property
-    def draw(self) -> Draw:
-        assert self.drawing is not None
-        return self.drawing.at(self.kv.rows)
-
-
-@dataclass(frozen=True, slots=True)
-class _Segment:
-    """A frame that is right, with its cache and the bounds of its attention spans."""
-
-    opened: _Opened
-    frame: Frame
-    bounds: tuple[tuple[int, int], ...]
 
 
 class ShardEngine:
@@ -116,7 +87,7 @@ class ShardEngine:
         self._torch_dtype = TORCH_DTYPES[dtype]
         self._rope = RopeTables(config, self._torch_dtype)
         self._budget = budget
-        self._opened: dict[CacheKey, _Opened] = {}
+        self._opened: dict[CacheKey, Opened] = {}
         self._identity = object()  # of what is kept of its caches
         leads, summed = ranks.own.leads, ranks.sum if ranks.own.of > 1 else None
         reader = ShardReader(config, layer_range, tensors, dtype, on_progress, kept, ranks.own)
@@ -174,7 +145,7 @@ class ShardEngine:
             if drawing is not None:
                 drawing.note(kv.rows, block.tokens)
             kv.append(block.rows)
-        self._opened[key] = _Opened(kv, spec, size_bytes, drawing, chain)
+        self._opened[key] = Opened(kv, spec, size_bytes, drawing, chain)
         return size_bytes
 
     def close_cache(self, key: CacheKey) -> None:
@@ -208,27 +179,21 @@ class ShardEngine:
         `on_layer` is called after every layer. With exact numerics a frame comes to what it comes to alone.
         """
         results: list[StepOutput | WeftError] = []
-        segments: list[_Segment] = []
-        keys: set[CacheKey] = set()
+        segments: list[OpenedFrame] = []
+        begun: dict[CacheKey, Frame] = {}
         for key, frame in work:
             try:
-                if key in keys:
+                if key in begun:
                     raise Malformed(f"two frames of stage {key[1]} of session {key[0]} in one step")
                 segment = self._checked(key, frame)
             except WeftError as error:
                 results.append(error)
                 continue
-            keys.add(key)
+            begun[key] = frame
             results.append((b"", None))
             segments.append(segment)
         if segments:
-            self._ranks.begin(
-                [
-                    (key, frame)
-                    for (key, frame), done in zip(work, results, strict=True)
-                    if not isinstance(done, WeftError)
-                ]
-            )
+            self._ranks.begin(begun)
             computed = iter(self._compute(segments, on_layer))
             results = [result if isinstance(result, WeftError) else next(computed) for result in results]
         return results
@@ -236,10 +201,12 @@ class ShardEngine:
     @torch.inference_mode()
     def follow(self, work: Sequence[tuple[CacheKey, Frame]]) -> None:
         """The part of a rank that does not lead in what the first one begins; frames come without their bodies."""
-        self._compute([self._segment(self._opened[key], frame) for key, frame in work], lambda: None)
+        self._compute(
+            [with_bounds(self._opened[key], frame, self._numerics) for key, frame in work], lambda: None
+        )
 
     def _compute(
-        self, segments: Sequence[_Segment], on_layer: Callable[[], None]
+        self, segments: Sequence[OpenedFrame], on_layer: Callable[[], None]
     ) -> list[StepOutput | WeftError]:
         plan = self._plan(segments)
         x = self._ranks.share(padded([self._input(segment) for segment in segments], plan.blocks[-1].stop))
@@ -275,7 +242,7 @@ class ShardEngine:
         spec, chain = CacheSpec(1, _TRIAL_ROWS, None), Chain(None, NOBODY, ())
         plan = self._plan(
             [
-                _Segment(_Opened(kv, spec, 0, None, chain), Frame(header, (0,), b""), ((at, at + 1),))
+                OpenedFrame(Opened(kv, spec, 0, None, chain), Frame(header, (0,), b""), ((at, at + 1),))
                 for kv in kvs
             ]
         )
@@ -292,7 +259,7 @@ class ShardEngine:
         """How many rows the cache holds."""
         return self._opened[key].kv.rows
 
-    def _keep_prefix(self, segment: _Segment) -> None:
+    def _keep_prefix(self, segment: OpenedFrame) -> None:
         """Leave whole blocks of the prompt for later sessions of the same peer."""
         opened, frame = segment.opened, segment.frame
         prefixes, chunk = self._budget.prefixes, limits.PREFILL_CHUNK_ROWS
@@ -305,7 +272,7 @@ class ShardEngine:
             try:
                 rows = opened.kv.copied(index * chunk, (index + 1) * chunk)
             except (MemoryError, RuntimeError):  # as when a cache is opened; here nobody needs it
-                rows = torch.full((1,), math.nan)
+                rows = torch.tensor([float("nan")])
             # What some neighbour's fault has spoilt ends with the session.
             is_sound = bool(torch.isfinite(rows.sum())) and max(tokens) < self.config.vocabulary
             if not self._ranks.agree(is_so=is_sound):
@@ -314,7 +281,7 @@ class ShardEngine:
 
     # The way in ------------------------------------------------------------------------------------------------------
 
-    def _checked(self, key: CacheKey, frame: Frame) -> _Segment:
+    def _checked(self, key: CacheKey, frame: Frame) -> OpenedFrame:
         opened, header = self._opened.get(key), frame.header
         if opened is None:
             raise Malformed(f"stage {key[1]} of session {key[0]} is not open here")
@@ -332,18 +299,9 @@ class ShardEngine:
             raise Malformed(f"a frame in {header.dtype.name} for a shard in {self.dtype}")
         if (self.starts_model or opened.reads_tokens) and max(frame.tokens) >= self.config.vocabulary:
             raise Malformed(f"token {max(frame.tokens)} in a vocabulary of {self.config.vocabulary}")
-        return self._segment(opened, frame)
+        return with_bounds(opened, frame, self._numerics)
 
-    def _segment(self, opened: _Opened, frame: Frame) -> _Segment:
-        """Raises `Malformed` for a frame that cuts a block of the prompt."""
-        header = frame.header
-        if self._numerics is Numerics.EXACT:
-            bounds = exact_spans(header.position, header.rows, opened.spec.prompt_rows)
-        else:
-            bounds = fast_spans(header.position, header.rows)
-        return _Segment(opened, frame, tuple(bounds))
-
-    def _plan(self, segments: Sequence[_Segment]) -> StepPlan:
+    def _plan(self, segments: Sequence[OpenedFrame]) -> StepPlan:
         placed: list[Segment] = []
         rows = 0
         for segment in segments:
@@ -359,7 +317,7 @@ class ShardEngine:
         angles = self._rope.of(stretches, row_plan.padded(rows))
         return make_plan(row_plan.blocks(rows), tuple(placed), angles)
 
-    def _input(self, segment: _Segment) -> Tensor:
+    def _input(self, segment: OpenedFrame) -> Tensor:
         """[rows, hidden]"""
         frame = segment.frame
         if not self._ranks.own.leads:  # they come from the rank that does
@@ -374,7 +332,7 @@ class ShardEngine:
     # The way out -----------------------------------------------------------------------------------------------------
 
     def _sampled(
-        self, x: Tensor, plan: StepPlan, segments: Sequence[_Segment]
+        self, x: Tensor, plan: StepPlan, segments: Sequence[OpenedFrame]
     ) -> list[StepOutput | WeftError]:
         asking = [
             (placed.start + placed.rows - 1, segment.opened)
@@ -388,7 +346,7 @@ class ShardEngine:
         return [self._drawn(next(tokens)) if each.frame.header.sample else (b"", None) for each in segments]
 
     @staticmethod
-    def _passed_on(out: Tensor, segment: _Segment) -> StepOutput | WeftError:
+    def _passed_on(out: Tensor, segment: OpenedFrame) -> StepOutput | WeftError:
         if torch.isfinite(out).all():
             return _bytes_of(out), None
         segment.opened.kv.rows = segment.frame.header.position

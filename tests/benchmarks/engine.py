@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
-from tests.benchmarks import engine_memory, engine_mesh, engine_prefix
+from tests.benchmarks import engine_memory, engine_mesh, engine_parallel, engine_prefix
 from tests.benchmarks.contender import Contender, Took
 from tests.benchmarks.engine_mesh import LLAMA_1100M
 from tests.benchmarks.engine_prefix import LLAMA_110M
@@ -137,6 +137,7 @@ PARTS: Final[dict[str, Callable[[Say], Iterator[Figure]]]] = {
     "mesh": engine_mesh.measure,
     "memory": engine_memory.measure,
     "prefix": engine_prefix.measure,
+    "parallel": engine_parallel.measure,
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import count
 
@@ -46,8 +46,8 @@ class _Leading(Group):
         self._followers = followers
         self._number = number
 
-    def begin(self, work: Sequence[tuple[CacheKey, Frame]]) -> None:
-        headers = tuple((key, frame.header, tuple(frame.tokens)) for key, frame in work)
+    def begin(self, work: Mapping[CacheKey, Frame]) -> None:
+        headers = tuple((key, frame.header, tuple(frame.tokens)) for key, frame in work.items())
         self._followers.tell(Begin(self._number, headers))
 
     def begin_trial(self, rows: int, layer: int) -> None:

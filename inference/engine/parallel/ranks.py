@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Final, Protocol
@@ -35,7 +35,7 @@ class Ranks(Protocol):
 
     @property
     def own(self) -> Slice: ...
-    def begin(self, work: Sequence[tuple[CacheKey, Frame]]) -> None:
+    def begin(self, work: Mapping[CacheKey, Frame]) -> None:
         """These frames, which are right, are computed next."""
 
     def begin_trial(self, rows: int, layer: int) -> None:
@@ -52,7 +52,7 @@ class Alone:
     def __init__(self, own: Slice = WHOLE) -> None:
         self.own = own
 
-    def begin(self, work: Sequence[tuple[CacheKey, Frame]]) -> None:
+    def begin(self, work: Mapping[CacheKey, Frame]) -> None:
         pass
 
     def begin_trial(self, rows: int, layer: int) -> None:
