@@ -1,6 +1,7 @@
 """A process that computes its slice of whatever the first rank begins:
-`python -m inference.engine.parallel.follower RANK OF THREADS MEMORY_BYTES FOLDER PREFIX_SHARE SILENCE_S MEETING FD`, MEETING the
-file by which the ranks find each other, FD its end of the leader's socketpair, and the rest as for the leader.
+`python -m inference.engine.parallel.follower RANK OF THREADS MEMORY_BYTES FOLDER PREFIX_SHARE SILENCE_S BACKEND MEETING PAIRS FD`,
+BACKEND that of torch.distributed and MEETING the file by which its ranks find each other, or both empty where PAIRS, its ends of
+the socketpairs to the others, are to be used, FD its end of the one that orders come by, and the rest as for the leader.
 
 It keeps the very books that the leader keeps, of the memory of all ranks together, so that it opens, keeps and lets go of the
 same caches and prompts. Where it comes to something else, or anything fails, it ends, and with it all others do.
@@ -24,17 +25,20 @@ HERE_S: Final = 1.0
 
 def main(arguments: list[str]) -> None:
     rank, of, threads, memory_bytes, descriptor = (int(arguments.pop(at)) for at in (0, 0, 0, 0, -1))
-    quantised, prefix_share, silence_s, meeting = arguments
+    quantised, prefix_share, silence_s, backend, meeting, named = arguments
     prepare(threads)
     # Only now: torch reads the environment while it is imported.
     from inference.engine.parallel.following import FollowingEngines
-    from inference.engine.parallel.ranks import join
+    from inference.engine.parallel.meeting import make_exchange
 
+    own, pairs = Slice(rank, of), {}
+    for each in named.split(","):
+        other, _, end_descriptor = each.partition(":")
+        pairs[int(other)] = socket.socket(fileno=int(end_descriptor))
     with socket.socket(fileno=descriptor) as end, suppress(EOFError, BrokenPipeError, ConnectionResetError):
         end.sendall(encoded(Here()))
-        own = Slice(rank, of)
-        join(own, meeting, float(silence_s))
-        engines = FollowingEngines(own, threads, memory_bytes, quantised, float(prefix_share))
+        exchange = make_exchange(own, pairs, float(silence_s), backend, meeting)
+        engines = FollowingEngines(own, exchange, threads, memory_bytes, quantised, float(prefix_share))
         while True:
             answer = engines.obey(receive_order(end), _signs_of_life(end))
             if answer is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
@@ -33,12 +33,17 @@ class Followers:
     """All ranks but the first, from `with` to its end."""
 
     def __init__(self, of: int, arguments: Sequence[str], silence_s: float) -> None:
-        """Starts `follower RANK OF arguments... FD` for each; none may be silent for longer than `silence_s` when it is asked."""
+        """Starts `follower RANK OF arguments... PAIRS FD` for each, PAIRS its ends of the socketpairs between every two ranks, such as
+        `0:7,2:9`. None may be silent for longer than `silence_s` when it is asked. `pairs` are this rank's ends."""
         self._of = of
         self._silence_s = silence_s
-        self._followers: list[_Follower] = []
-        for rank in range(1, of):
-            self._followers.append(self._started(rank, arguments))
+        ends: dict[tuple[int, int], socket.socket] = {}
+        for lower in range(of):
+            for higher in range(lower + 1, of):
+                ends[lower, higher], ends[higher, lower] = socket.socketpair()
+        own = {rank: {other: ends[rank, other] for other in range(of) if other != rank} for rank in range(of)}
+        self.pairs = own.pop(0)
+        self._followers = [self._started(rank, arguments, pairs) for rank, pairs in own.items()]
 
     def __enter__(self) -> Self:
         return self
@@ -46,8 +51,8 @@ class Followers:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for each in self._followers:
-            each.end.close()
+        for end in (*self.pairs.values(), *(each.end for each in self._followers)):
+            end.close()
         for each in self._followers:
             with suppress(subprocess.TimeoutExpired):
                 each.process.wait(
@@ -87,15 +92,17 @@ class Followers:
         ended = (each for each in self._followers if each.process.poll() is not None)
         return next(map(self._lost, ended), None)
 
-    def _started(self, rank: int, arguments: Sequence[str]) -> _Follower:
+    def _started(self, rank: int, arguments: Sequence[str], pairs: Mapping[int, socket.socket]) -> _Follower:
         ours, theirs = socket.socketpair()
-        descriptor = theirs.fileno()
+        descriptors = [end.fileno() for end in (*pairs.values(), theirs)]
+        named = ",".join(f"{other}:{end.fileno()}" for other, end in pairs.items())
         # -P: a folder called inference where the user happens to stand is not ours.
-        command = [sys.executable, "-P", "-m", MODULE, str(rank), str(self._of), *arguments, str(descriptor)]
-        with theirs:
-            process = subprocess.Popen(  # noqa: S603
-                command, stdin=subprocess.DEVNULL, pass_fds=(descriptor,)
-            )
+        command = [sys.executable, "-P", "-m", MODULE, str(rank), str(self._of), *arguments, named]
+        process = subprocess.Popen(  # noqa: S603  (our own interpreter and module)
+            [*command, str(theirs.fileno())], stdin=subprocess.DEVNULL, pass_fds=descriptors
+        )
+        for end in (*pairs.values(), theirs):
+            end.close()
         return _Follower(rank, process, ours)
 
     def _answer(self, follower: _Follower) -> Here | Read | Failed:

@@ -23,7 +23,7 @@ from inference.engine.parallel.orders import (
     Read,
     Unload,
 )
-from inference.engine.parallel.ranks import Group
+from inference.engine.parallel.ranks import Exchange, Group
 from inference.engine.parallel.slices import Slice
 from inference.engine.worker.torch_engines import TorchEngine, TorchEngines
 from inference.engine.worker.wire import Failed
@@ -34,10 +34,16 @@ class FollowingEngines(TorchEngines):
     """`memory_bytes` is that of all ranks together, as the leader counts it."""
 
     def __init__(
-        self, own: Slice, threads: int, memory_bytes: int, quantised: str, prefix_share: float
+        self,
+        own: Slice,
+        exchange: Exchange,
+        threads: int,
+        memory_bytes: int,
+        quantised: str,
+        prefix_share: float,
     ) -> None:
         super().__init__(threads, memory_bytes, time.perf_counter, quantised, prefix_share)
-        self._group = Group(own)
+        self._group = Group(own, exchange)
         self._shards: dict[int, tuple[ShardEngine, TorchEngine]] = {}
         self._trials: dict[tuple[int, int], Callable[[int], None]] = {}
 

@@ -24,7 +24,7 @@ from inference.engine.parallel.orders import (
     RankLost,
     Unload,
 )
-from inference.engine.parallel.ranks import Group
+from inference.engine.parallel.ranks import Exchange, Group
 from inference.engine.parallel.slices import Slice, part_config
 from inference.engine.worker.server import StepOutput
 from inference.engine.worker.torch_engines import TorchEngine, TorchEngines
@@ -41,8 +41,8 @@ from protocols.tensor import Frame
 class _Leading(Group):
     """The group as shard `number` of the leader sees it."""
 
-    def __init__(self, own: Slice, followers: Followers, number: int) -> None:
-        super().__init__(own)
+    def __init__(self, own: Slice, exchange: Exchange, followers: Followers, number: int) -> None:
+        super().__init__(own, exchange)
         self._followers = followers
         self._number = number
 
@@ -99,6 +99,7 @@ class LeadingEngines(TorchEngines):
         self,
         followers: Followers,
         own: Slice,
+        exchange: Exchange,
         threads: int,
         memory_bytes: int,
         monotonic: Callable[[], float],
@@ -108,6 +109,7 @@ class LeadingEngines(TorchEngines):
         super().__init__(threads, memory_bytes, monotonic, quantised, prefix_share)
         self._followers = followers
         self._own = own
+        self._exchange = exchange
         self._numbers = count()
 
     def drop_prefixes(self) -> None:
@@ -139,7 +141,7 @@ class LeadingEngines(TorchEngines):
                 arithmetic.numerics_class,
             )
         )
-        ranks = _Leading(self._own, self._followers, number)
+        ranks = _Leading(self._own, self._exchange, self._followers, number)
         engine, fault = self._read_or_fault(spec, on_progress, ranks, arithmetic)
         failures = self._followers.loaded()
         if engine is not None and not failures:

@@ -26,22 +26,31 @@ def leading_engines(
     quantised: str,
     prefix_share: float,
     silence_s: float = limits.RANK_SILENCE_S,
+    backend: str = "",
 ) -> Iterator[Engines]:
     """Engines of which every shard is computed in `ranks` processes, this one and its children, which end with it. Each has
-    `threads`, and `memory_bytes` are for all. Raises `RankLost` when one ends or hangs."""
+    `threads`, and `memory_bytes` are for all. `backend` is that of torch.distributed; empty: sockets, for what lies in the memory of
+    the host. Raises `RankLost` when one ends or hangs."""
     own = Slice(0, ranks)
     with tempfile.TemporaryDirectory(prefix="weft-ranks-") as folder:
-        meeting = str(Path(folder, "meeting"))
-        arguments = (threads, memory_bytes, quantised, prefix_share, silence_s, meeting)
+        meeting = str(Path(folder, "meeting")) if backend else ""
+        arguments = (threads, memory_bytes, quantised, prefix_share, silence_s, backend, meeting)
         with Followers(ranks, [str(each) for each in arguments], silence_s) as followers:
             from inference.engine.parallel.leading import LeadingEngines
-            from inference.engine.parallel.ranks import join
+            from inference.engine.parallel.meeting import make_exchange
 
             try:
                 followers.wait_here(_UP_SHARE * limits.WORKER_START_S)
-                join(own, meeting, silence_s)
+                exchange = make_exchange(own, followers.pairs, silence_s, backend, meeting)
                 yield LeadingEngines(
-                    followers, own, threads, memory_bytes, time.perf_counter, quantised, prefix_share
+                    followers,
+                    own,
+                    exchange,
+                    threads,
+                    memory_bytes,
+                    time.perf_counter,
+                    quantised,
+                    prefix_share,
                 )
             except RankLost as lost:
                 raise followers.lost() or lost from lost

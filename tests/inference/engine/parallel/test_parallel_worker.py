@@ -1,4 +1,4 @@
-"""A worker of several processes, real ones that add by gloo: the same contract, the same tokens, and no process left behind."""
+"""A worker of several processes, real ones: the same contract, the same tokens, and no process left behind."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ONE, TWO = (SessionId(f"{number:032x}") for number in (1, 2))
 PROMPT = tuple((7 * at + at * at) % 97 for at in range(CHUNK + 20))
 MEMORY_BYTES = 4_000_000
 PATIENCE_S = 60  # what nothing here takes on any machine
-IMPATIENT = str(Path(__file__).with_name("impatient_worker.py"))
+WORKER = str(Path(__file__).with_name("parallel_worker.py"))
 
 
 @asynccontextmanager
@@ -170,6 +170,15 @@ async def test_processes_say_what_one_says_and_take_over_the_prompts_of_earlier_
         assert client.free_bytes() == MEMORY_BYTES
 
 
+async def test_what_processes_say_by_torch_distributed_they_say_by_sockets(tmp_path: Path) -> None:
+    checkpoint = save_checkpoint(tmp_path)
+    client = WorkerClient(python_child(WORKER, str(PATIENCE_S), "gloo"), MEMORY_BYTES)
+    async with running(client):
+        await client.load(spec_of(checkpoint), no_progress)
+        assert await say(client, spec_of(checkpoint), ONE) == (0, said_alone(checkpoint))
+        assert await say(client, spec_of(checkpoint), TWO) == (CHUNK, said_alone(checkpoint))
+
+
 async def test_four_processes_say_what_one_says(tmp_path: Path) -> None:
     checkpoint = save_checkpoint(tmp_path, num_key_value_heads=4)
     client = parallel(4)
@@ -218,9 +227,10 @@ async def test_a_process_that_is_killed_ends_all_and_others_take_their_place(
     await second.until_gone()
 
 
-async def test_a_process_that_hangs_ends_all(tmp_path: Path) -> None:
+@pytest.mark.parametrize("backend", ["", "gloo"])
+async def test_a_process_that_hangs_ends_all(tmp_path: Path, backend: str) -> None:
     spec = spec_of(save_checkpoint(tmp_path))
-    client = WorkerClient(python_child(IMPATIENT), MEMORY_BYTES)
+    client = WorkerClient(python_child(WORKER, "1", backend), MEMORY_BYTES)
     async with running(client):
         await client.load(spec, no_progress)
         all_of_it = watched(client)
