@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -31,26 +31,20 @@ def leading_engines(
     """Engines of which every shard is computed in `ranks` processes, this one and its children, which end with it. Each has
     `threads`, and `memory_bytes` are for all. `backend` is that of torch.distributed; empty: sockets, for what lies in the memory of
     the host. Raises `RankLost` when one ends or hangs."""
-    own = Slice(0, ranks)
-    with tempfile.TemporaryDirectory(prefix="weft-ranks-") as folder:
-        meeting = str(Path(folder, "meeting")) if backend else ""
-        arguments = (threads, memory_bytes, quantised, prefix_share, silence_s, backend, meeting)
-        with Followers(ranks, [str(each) for each in arguments], silence_s) as followers:
-            from inference.engine.parallel.leading import LeadingEngines
-            from inference.engine.parallel.meeting import make_exchange
+    own, until_met = Slice(0, ranks), ExitStack()
+    folder = until_met.enter_context(tempfile.TemporaryDirectory(prefix="weft-ranks-")) if backend else ""
+    meeting = str(Path(folder, "meeting")) if backend else ""
+    arguments = (threads, memory_bytes, quantised, prefix_share, silence_s, backend, meeting)
+    with Followers(ranks, [str(each) for each in arguments], silence_s) as followers:
+        from inference.engine.parallel.leading import LeadingEngines
+        from inference.engine.parallel.meeting import make_exchange
 
-            try:
+        try:
+            with until_met:
                 followers.wait_here(_UP_SHARE * limits.WORKER_START_S)
                 exchange = make_exchange(own, followers.pairs, silence_s, backend, meeting)
-                yield LeadingEngines(
-                    followers,
-                    own,
-                    exchange,
-                    threads,
-                    memory_bytes,
-                    time.perf_counter,
-                    quantised,
-                    prefix_share,
-                )
-            except RankLost as lost:
-                raise followers.lost() or lost from lost
+            yield LeadingEngines(
+                followers, own, exchange, threads, memory_bytes, time.perf_counter, quantised, prefix_share
+            )
+        except RankLost as lost:
+            raise followers.lost() or lost from lost

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -23,7 +23,7 @@ from protocols.placement import LayerRange
 from protocols.seams import CacheSpec, ShardId, ShardSpec, TensorFile
 from protocols.session import Sampling
 from protocols.tensor import Frame, Header, Kind, Numerics
-from tests.contracts.worker_contract import Rig, until_up
+from tests.contracts.worker_contract import Rig
 from tests.inference.engine.checkpoints import Checkpoint, save_checkpoint
 from tests.inference.engine.torch_worker_contract import TorchWorkerContract
 from tests.inference.model.folders import HIDDEN, tiny_tensors, write_tiny_folder
@@ -33,6 +33,7 @@ OTHER = ShardId(ModelDigest("ef" * 32), LayerRange(0, 3))
 ONE, TWO = (SessionId(f"{number:032x}") for number in (1, 2))
 PROMPT = tuple((7 * at + at * at) % 97 for at in range(CHUNK + 20))
 MEMORY_BYTES = 4_000_000
+SILENCE_S = "4"
 PATIENCE_S = 60  # what nothing here takes on any machine
 WORKER = str(Path(__file__).with_name("parallel_worker.py"))
 
@@ -46,13 +47,18 @@ async def running(client: WorkerClient) -> AsyncIterator[WorkerClient]:
         nursery.cancel_scope.cancel()
 
 
-def parallel(ranks: int = 2) -> WorkerClient:
-    return WorkerClient(torch_worker(ranks, MEMORY_BYTES, ranks=ranks), MEMORY_BYTES)
-
-
 def kill(pid: int | None, number: signal.Signals = signal.SIGKILL) -> None:
     assert pid is not None
     os.kill(pid, number)
+
+
+async def until_up_again(client: WorkerClient) -> None:
+    with trio.fail_after(2 * PATIENCE_S):
+        while True:
+            with suppress(WorkerDied):
+                await client.caches()
+                return
+            await trio.sleep(0.02)
 
 
 def children(pid: int | None) -> list[int]:
@@ -98,25 +104,6 @@ SHARED = (
 )
 
 
-async def test_a_worker_of_two_processes_keeps_the_contract(tmp_path: Path) -> None:
-    folder = write_tiny_folder(tmp_path)
-    files = tuple(TensorFile(name, str(folder / "model.safetensors"), name) for name in tiny_tensors())
-    config = (folder / "config.json").read_bytes()
-    specs = tuple(
-        ShardSpec(ShardId(MODEL, LayerRange(*cut)), config, files, "f32", "exact")
-        for cut in ((0, 1), (1, 3), (3, 4))
-    )
-    contract, client = TorchWorkerContract(), WorkerClient(torch_worker(2, 1_000_000, ranks=2), 1_000_000)
-    async with running(client):
-        rig = Rig(client, specs, HIDDEN, lambda: kill(client.pid))
-        for name in SHARED:
-            print(name)
-            await getattr(contract, f"test_{name}")(rig)
-            for spec in specs:
-                await client.unload(spec.shard)
-            assert client.free_bytes() == 1_000_000
-
-
 def spec_of(checkpoint: Checkpoint, dtype: str = "f32") -> ShardSpec:
     config = (checkpoint.folder / "config.json").read_bytes()
     return ShardSpec(ShardId(MODEL, checkpoint.config.whole), config, checkpoint.tensors, dtype, "exact")
@@ -153,88 +140,103 @@ def said_alone(checkpoint: Checkpoint, dtype: str = "f32") -> list[int]:
     return list(generate(engine, PROMPT, CacheSpec(len(PROMPT), len(PROMPT) + 8, Sampling()), ()))
 
 
-async def test_processes_say_what_one_says_and_take_over_the_prompts_of_earlier_sessions(
-    tmp_path: Path,
-) -> None:
-    checkpoints = [save_checkpoint(tmp_path / family, family) for family in ("llama", "qwen3_moe", "phi3")]
-    client = parallel()
+async def test_two_processes_keep_the_contract_and_say_what_one_says(tmp_path: Path) -> None:
+    # One worker for all of it: importing torch takes longer than everything else together.
+    client = WorkerClient(torch_worker(2, 1_000_000, ranks=2), 1_000_000)
     async with running(client):
-        for checkpoint in checkpoints:
-            spec, expected = spec_of(checkpoint), said_alone(checkpoint)
-            loaded = await client.load(spec, no_progress)
-            assert loaded.numerics_class.endswith("/tp2")
-            assert loaded.resident_bytes > checkpoint.config.range_bytes(checkpoint.config.whole, "f32")
-            assert await say(client, spec, ONE) == (0, expected)
-            assert await say(client, spec, TWO) == (CHUNK, expected)
+        await keeps_the_contract(client, tmp_path / "tiny")
+        for family in ("llama", "qwen3_moe", "phi3"):
+            checkpoint = save_checkpoint(tmp_path / family, family)
+            await says_what_one_says_and_takes_over_prompts(client, checkpoint)
+        await is_unharmed_by_loads_that_fail(client, tmp_path)
+        assert client.free_bytes() == 1_000_000
+
+
+async def keeps_the_contract(client: WorkerClient, folder: Path) -> None:
+    write_tiny_folder(folder)
+    files = tuple(TensorFile(name, str(folder / "model.safetensors"), name) for name in tiny_tensors())
+    config = (folder / "config.json").read_bytes()
+    specs = tuple(
+        ShardSpec(ShardId(MODEL, LayerRange(*cut)), config, files, "f32", "exact")
+        for cut in ((0, 1), (1, 3), (3, 4))
+    )
+    contract, rig = TorchWorkerContract(), Rig(client, specs, HIDDEN, lambda: kill(client.pid))
+    for name in SHARED:
+        print(name)
+        await getattr(contract, f"test_{name}")(rig)
+        for spec in specs:
             await client.unload(spec.shard)
-        assert client.free_bytes() == MEMORY_BYTES
+        assert client.free_bytes() == 1_000_000
 
 
-async def test_what_processes_say_by_torch_distributed_they_say_by_sockets(tmp_path: Path) -> None:
-    checkpoint = save_checkpoint(tmp_path)
-    client = WorkerClient(python_child(WORKER, str(PATIENCE_S), "gloo"), MEMORY_BYTES)
-    async with running(client):
-        await client.load(spec_of(checkpoint), no_progress)
-        assert await say(client, spec_of(checkpoint), ONE) == (0, said_alone(checkpoint))
-        assert await say(client, spec_of(checkpoint), TWO) == (CHUNK, said_alone(checkpoint))
+async def says_what_one_says_and_takes_over_prompts(client: WorkerClient, checkpoint: Checkpoint) -> None:
+    spec, expected = spec_of(checkpoint), said_alone(checkpoint)
+    loaded = await client.load(spec, no_progress)
+    assert loaded.numerics_class.endswith("/tp2")
+    assert loaded.resident_bytes > checkpoint.config.range_bytes(checkpoint.config.whole, "f32")
+    assert await say(client, spec, ONE) == (0, expected)
+    assert await say(client, spec, TWO) == (CHUNK, expected)
+    await client.unload(spec.shard)
+
+
+async def is_unharmed_by_loads_that_fail(client: WorkerClient, folder: Path) -> None:
+    good, bad = save_checkpoint(folder / "good"), save_checkpoint(folder / "bad")
+    weights = load_file(bad.folder / "model.safetensors")
+    weights["model.layers.1.self_attn.o_proj.weight"][:, -1] = float("inf")  # in the second slice
+    save_file(weights, bad.folder / "model.safetensors")
+    three = save_checkpoint(folder / "three", num_attention_heads=6, num_key_value_heads=3)
+    await client.load(spec_of(good), no_progress)
+    _, first = await say(client, spec_of(good), ONE)
+    broken = spec_of(bad)
+    with pytest.raises(UserError, match="not finite"):
+        await client.load(ShardSpec(OTHER, broken.config, broken.tensors, "f32", "exact"), no_progress)
+    with pytest.raises(UserError, match=r"3 key heads .*: set worker.tensor_parallel to 1$"):
+        await client.load(ShardSpec(OTHER, spec_of(three).config, (), "f32", "exact"), no_progress)
+    # What was kept of prompts is gone, for ranks may have let go of other ones.
+    assert await say(client, spec_of(good), TWO) == (0, first)
+    await client.unload(spec_of(good).shard)
 
 
 async def test_four_processes_say_what_one_says(tmp_path: Path) -> None:
     checkpoint = save_checkpoint(tmp_path, num_key_value_heads=4)
-    client = parallel(4)
+    client = WorkerClient(torch_worker(4, MEMORY_BYTES, ranks=4), MEMORY_BYTES)
     async with running(client):
         assert len(children(client.pid)) == 3
         await client.load(spec_of(checkpoint), no_progress)
         assert await say(client, spec_of(checkpoint), ONE) == (0, said_alone(checkpoint))
 
 
-async def test_a_load_that_one_process_cannot_finish_harms_no_other(tmp_path: Path) -> None:
-    good, bad = save_checkpoint(tmp_path / "good"), save_checkpoint(tmp_path / "bad")
-    weights = load_file(bad.folder / "model.safetensors")
-    weights["model.layers.1.self_attn.o_proj.weight"][:, -1] = float("inf")  # in the second slice
-    save_file(weights, bad.folder / "model.safetensors")
-    three = save_checkpoint(tmp_path / "three", num_attention_heads=6, num_key_value_heads=3)
-    client = parallel()
-    async with running(client):
-        await client.load(spec_of(good), no_progress)
-        first = await say(client, spec_of(good), ONE)
-        broken = spec_of(bad)
-        with pytest.raises(UserError, match="not finite"):
-            await client.load(ShardSpec(OTHER, broken.config, broken.tensors, "f32", "exact"), no_progress)
-        with pytest.raises(UserError, match=r"3 key heads .*: set worker.tensor_parallel to 1$"):
-            await client.load(ShardSpec(OTHER, spec_of(three).config, (), "f32", "exact"), no_progress)
-        assert await say(client, spec_of(good), TWO) == first
-
-
-@pytest.mark.parametrize("rank", [0, 1])
-async def test_a_process_that_is_killed_ends_all_and_others_take_their_place(
-    tmp_path: Path, rank: int
-) -> None:
+async def test_if_a_process_is_killed_all_end_and_others_take_their_place(tmp_path: Path) -> None:
     checkpoint = save_checkpoint(tmp_path)
-    spec, client = spec_of(checkpoint), parallel()
+    spec, client = spec_of(checkpoint), WorkerClient(torch_worker(2, MEMORY_BYTES, ranks=2), MEMORY_BYTES)
     async with running(client):
         await client.load(spec, no_progress)
         first = watched(client)
-        assert len(first.pids) == 2
-        kill(first.pids[rank])
+        kill(first.pids[1])
         with trio.fail_after(PATIENCE_S), pytest.raises(WorkerDied):
             await say(client, spec, ONE)
         await first.until_gone()
-        await until_up(Rig(client, (spec,), 48, lambda: None))
+        await until_up_again(client)
         await client.load(spec, no_progress)
-        second = watched(client)
         assert await say(client, spec, TWO) == (0, said_alone(checkpoint))
-    await second.until_gone()
+        second = watched(client)
+        kill(second.pids[0])
+        await second.until_gone()
 
 
 @pytest.mark.parametrize("backend", ["", "gloo"])
-async def test_a_process_that_hangs_ends_all(tmp_path: Path, backend: str) -> None:
-    spec = spec_of(save_checkpoint(tmp_path))
-    client = WorkerClient(python_child(WORKER, "1", backend), MEMORY_BYTES)
+async def test_by_sockets_and_by_gloo_the_same_is_said_until_a_process_hangs_which_ends_all(
+    tmp_path: Path, backend: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = save_checkpoint(tmp_path)
+    spec, client = spec_of(checkpoint), WorkerClient(python_child(WORKER, SILENCE_S, backend), MEMORY_BYTES)
     async with running(client):
         await client.load(spec, no_progress)
-        all_of_it = watched(client)
-        kill(all_of_it.pids[1], signal.SIGSTOP)
+        assert await say(client, spec, ONE) == (0, said_alone(checkpoint))
+        assert await say(client, spec, TWO) == (CHUNK, said_alone(checkpoint))
+        every = watched(client)
+        kill(every.pids[1], signal.SIGSTOP)
         with trio.fail_after(PATIENCE_S), pytest.raises(WorkerDied):
             await say(client, spec, ONE)
-        await all_of_it.until_gone()
+        await every.until_gone()
+    assert "weft worker: a process that shares the layers has ended or hangs\n" in capfd.readouterr().err
