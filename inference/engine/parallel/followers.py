@@ -20,6 +20,7 @@ from inference.engine.worker.wire import Failed
 from protocols import limits
 
 MODULE: Final = "inference.engine.parallel.follower"
+_LOADING: Final = 10  # times as long may one be silent: a tensor may come from a slow disk
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +56,8 @@ class Followers:
             end.close()
         for each in self._followers:
             with suppress(subprocess.TimeoutExpired):
-                each.process.wait(
-                    limits.WORKER_STOP_S / 2
-                )  # before the daemon's patience with this process ends
+                # Before the daemon's patience with this process ends.
+                each.process.wait(limits.WORKER_STOP_S / 2)
             each.process.kill()
             each.process.wait()
 
@@ -81,8 +81,10 @@ class Followers:
         """What has gone wrong in the load that they were told of, once it is over for all. Raises `RankLost`."""
         failures = []
         for each in self._followers:
+            each.end.settimeout(_LOADING * self._silence_s)
             while isinstance(answer := self._answer(each), Here):
                 pass
+            each.end.settimeout(self._silence_s)
             if isinstance(answer, Failed):
                 failures.append(answer)
         return failures

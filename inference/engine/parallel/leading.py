@@ -31,7 +31,7 @@ from inference.engine.worker.torch_engines import TorchEngine, TorchEngines
 from inference.model.config import ModelConfig
 from inference.model.config_json import parse_config
 from protocols import limits
-from protocols.errors import WeftError
+from protocols.errors import Overloaded, WeftError
 from protocols.placement import LayerShape
 from protocols.seams import CacheSpec, ShardSpec
 from protocols.session import Sampling
@@ -65,14 +65,14 @@ class LeadingEngine(TorchEngine):
         self._number = number
 
     def open_cache(self, key: CacheKey, spec: CacheSpec) -> int:
-        rows: int | None = None
+        plain = replace(spec, sampling=None if spec.sampling is None else Sampling(), stop_ids=())
         try:
             size_bytes = super().open_cache(key, spec)
-            rows = self.rows(key)
-        finally:
-            # Also of one that failed: to look for its prompt has changed the order in which prompts are let go of.
-            plain = replace(spec, sampling=None if spec.sampling is None else Sampling(), stop_ids=())
-            self._followers.tell(Open(self._number, key, plain, rows))
+        except Overloaded:
+            # By then prompts have been looked for, which changes the order in which they are let go of.
+            self._followers.tell(Open(self._number, key, plain, None))
+            raise
+        self._followers.tell(Open(self._number, key, plain, self.rows(key)))
         return size_bytes
 
     def close_cache(self, key: CacheKey) -> None:

@@ -43,7 +43,7 @@ class Unload(msgspec.Struct, frozen=True, array_like=True, tag="unload"):
 
 
 class Open(msgspec.Struct, frozen=True, array_like=True, tag="open"):
-    """`rows` are there already; None: the leader could not open it, and what that let go of is let go of everywhere."""
+    """`rows` are there already; None: the leader had no room for it, and what that let go of is let go of everywhere."""
 
     number: int
     key: CacheKey
