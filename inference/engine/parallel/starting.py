@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Final
 
 from inference.engine.parallel.followers import Followers
@@ -39,6 +41,12 @@ def leading_engines(
         from inference.engine.parallel.leading import LeadingEngines
         from inference.engine.parallel.meeting import make_exchange
 
+        def on_child(_number: int, _frame: FrameType | None) -> None:
+            # Whatever this process waits for or does: without the other there is nothing to go on with.
+            if (lost := followers.lost()) is not None:
+                raise lost
+
+        signal.signal(signal.SIGCHLD, on_child)
         try:
             with until_met:
                 followers.wait_here(_UP_SHARE * limits.WORKER_START_S)
@@ -48,3 +56,5 @@ def leading_engines(
             )
         except RankLost as lost:
             raise followers.lost() or lost from lost
+        finally:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
