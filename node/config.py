@@ -38,6 +38,7 @@ ForeignMultiaddr = Annotated[
 ]
 Port = Annotated[int, msgspec.Meta(ge=0, le=65_535, description="a port from 0 (any free one) to 65535")]
 Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 40, description="a whole number, 0 or more")]
+Ranks = Annotated[int, msgspec.Meta(ge=1, le=64, description="a whole number from 1 to 64")]
 Name = Annotated[str, msgspec.Meta(max_length=64, description="a text of at most 64 characters")]
 Text = Annotated[str, msgspec.Meta(description="a text")]
 Labels = Annotated[
@@ -95,7 +96,7 @@ class HttpConfig(msgspec.Struct, frozen=True):
 
 class WorkerConfig(msgspec.Struct, frozen=True):
     """0 leaves it to the node: all cores, what memory is free, no cap on layers. `memory_mb` is of the device that computes, which
-    with "auto" is a card where torch finds one."""
+    with "auto" is a card where torch finds one. Layers are computed in `tensor_parallel` processes, on the processor if several."""
 
     threads: Count = 0
     memory_mb: Count = 0
@@ -103,6 +104,7 @@ class WorkerConfig(msgspec.Struct, frozen=True):
     accept_offers: Flag = True
     prefix_cache: Flag = True
     device: Annotated[Literal["auto", "cpu", "cuda"], msgspec.Meta(description="auto, cpu or cuda")] = "auto"
+    tensor_parallel: Ranks = 1
 
 
 class ModelConfig(msgspec.Struct, frozen=True):

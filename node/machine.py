@@ -68,14 +68,28 @@ def read_memory(root: Path = _ROOT) -> Memory:
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """Of a process: all its memory that is not swapped out, and of that what it shares with no file."""
+    """Of a process and its children: all memory that is not swapped out, and of that what is shared with no file."""
 
     resident_bytes: int = 0
     private_bytes: int = 0
+    processes: int = 1
 
 
 def read_footprint(pid: int, root: Path = _ROOT) -> Footprint:
     """Zeros if it has ended, or where there is no /proc."""
+    found = [_footprint(each, root) for each in (pid, *_children(pid, root))]
+    resident_bytes = sum(each.resident_bytes for each in found)
+    return Footprint(resident_bytes, sum(each.private_bytes for each in found), len(found))
+
+
+def _children(pid: int, root: Path) -> list[int]:
+    try:
+        return [int(each) for each in (root / f"proc/{pid}/task/{pid}/children").read_text("ascii").split()]
+    except OSError:
+        return []  # it has ended, or the kernel does not tell
+
+
+def _footprint(pid: int, root: Path) -> Footprint:
     try:
         fields = _fields(root / f"proc/{pid}/status")
     except OSError:

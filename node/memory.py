@@ -22,8 +22,8 @@ class ProcessMemory(msgspec.Struct, frozen=True):
     """`budget_bytes`, which the operator gave, = weights + what sessions have reserved + the rest; of that rest `free_bytes` are there,
     `prefix_bytes` included, which are kept of prompts until somebody wants them.
 
-    `used_bytes` of the reserved ones are written. `resident_bytes` is the whole process, `private_bytes` without what it shares
-    with files, and `limit_bytes` what that may come to. The budget is of the memory of `device`: "cpu" is the machine's.
+    `used_bytes` of the reserved ones are written. `resident_bytes` is the whole process with its children, `private_bytes` without what
+    it shares with files, and `limit_bytes` what that may come to. The budget is of the memory of `device`: "cpu" is the machine's.
     """
 
     pid: int | None

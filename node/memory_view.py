@@ -71,7 +71,7 @@ class MemoryView:
             free_bytes=self.worker.free_bytes(),
             resident_bytes=measured.worker.resident_bytes,
             private_bytes=measured.worker.private_bytes,
-            limit_bytes=self.watch.limit_bytes,
+            limit_bytes=self.watch.limit_bytes(measured.worker),
             prefix_bytes=used.prefix_bytes,
             device=used.device,
         )

@@ -42,7 +42,7 @@ LOADING_SHARE: Final = 8  # of the weights on top, while they are loaded
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """The machine, and the worker's process."""
+    """The machine, and the worker's process with its children."""
 
     machine: Memory
     worker: Footprint
@@ -84,14 +84,13 @@ class MemoryWatch:
         """Now; nothing but zeros where nothing is measured."""
         return self._measure(self._worker.pid) if self._measure is not None else NOTHING
 
-    @property
-    def limit_bytes(self) -> int:
-        """What the worker's process may take in all."""
+    def limit_bytes(self, worker: Footprint) -> int:
+        """What the worker's processes may take in all."""
         memory = self._worker.memory()
         if memory.device != "cpu":
             return CARD_WORKER_BYTES
         budget_bytes = memory.budget_bytes
-        return budget_bytes + budget_bytes // LOADING_SHARE + WORKER_OWN_BYTES
+        return budget_bytes + budget_bytes // LOADING_SHARE + worker.processes * WORKER_OWN_BYTES
 
     # Pressure --------------------------------------------------------------------------------------------------------
 
@@ -113,7 +112,7 @@ class MemoryWatch:
             total=measured.machine.total_bytes,
             promised=memory.reserved_bytes - memory.used_bytes if is_here else 0,
             worker=measured.worker.private_bytes,
-            allowed=self.limit_bytes,
+            allowed=self.limit_bytes(measured.worker),
             kept=memory.prefix_bytes if is_here else 0,
             is_elsewhere=not is_here,
         )

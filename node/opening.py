@@ -55,6 +55,7 @@ async def open_daemon(config: Config, folders: Folders) -> AsyncIterator[api.Nod
         limits.KV_PREFIX_SHARE if config.worker.prefix_cache else 0.0,
         config.worker.device,
         given_bytes,
+        config.worker.tensor_parallel,
     )
     worker = WorkerClient(spawn, worker_bytes, _room_bytes)
     async with peer_nursery() as nursery:

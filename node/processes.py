@@ -47,12 +47,14 @@ def torch_worker(
     prefix_share: float = limits.KV_PREFIX_SHARE,
     device: str = "cpu",
     card_bytes: int = 0,
+    ranks: int = 1,
 ) -> Spawn:
     """Spawns workers with that many torch threads and that much memory for shards and caches, of which prompts that are kept for
     later sessions may have `prefix_share`.
 
     Weights that they quantise are kept in the folder `quantised`, if it has a name. `device` is "cpu", "cuda", or "auto" for a
-    card where there is one; on a card they have `card_bytes` of its memory, or a share of what is free if that is 0.
+    card where there is one; on a card they have `card_bytes` of its memory, or a share of what is free if that is 0. Each worker is
+    `ranks` processes, that share the threads and the memory; several compute on the processor.
     """
     # -P: a folder called inference where the user happens to stand is not ours.
     return python_child(
@@ -65,6 +67,7 @@ def torch_worker(
         str(prefix_share),
         device,
         str(card_bytes),
+        str(ranks),
     )
 
 

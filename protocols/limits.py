@@ -322,6 +322,9 @@ KV_PREFIX_SHARE: Final = (
 PREFIX_BLOCKS_MAX: Final = 1024  # named when a stage is opened: 34 bytes each, 34 KiB for 131,072 rows
 WORKER_START_S: Final = 120.0  # importing torch from a cold and slow disk
 WORKER_STOP_S: Final = 2.0  # after this, a worker that has been told to end is killed
+RANK_SILENCE_S: Final = (
+    30.0  # of a process that computes layers with others, in which a sum takes milliseconds
+)
 WORKER_RESTART_S_MIN: Final = 0.5  # waited before the second restart; doubles with each, the first is at once
 WORKER_RESTART_S_MAX: Final = 30.0
 WORKER_STEADY_S: Final = 60.0  # a worker that lived this long begins the doubling anew

@@ -7,7 +7,6 @@ the range that starts the model, rows in and out between, a sampled token out at
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import torch
@@ -19,15 +18,16 @@ from inference.engine.head import Head
 from inference.engine.kernels.quantised_folder import QuantisedFolder
 from inference.engine.layers import read_embedding, read_head, read_layer, read_norm
 from inference.engine.memory.kv_cache import KvBudget, cache_bytes
-from inference.engine.memory.kv_store import KvPart, SessionKv
 from inference.engine.memory.pages import make_kv_store
 from inference.engine.memory.prefixes import Block, Chain, left_blocks, taken_blocks_max
-from inference.engine.numerics.exactness import exact_spans, fast_spans
 from inference.engine.numerics.selftest import Arithmetic, find_arithmetic
 from inference.engine.numerics.trial import make_trial
-from inference.engine.sampling.drawing import Drawing, make_drawing
+from inference.engine.opened import Opened, OpenedFrame, with_bounds
+from inference.engine.parallel.ranks import ALONE, Ranks
+from inference.engine.parallel.slices import part_config, ranks_bytes
+from inference.engine.sampling.drawing import make_drawing
 from inference.engine.sampling.grammar import GrammarTokens
-from inference.engine.sampling.sampling import Draw, Drawn
+from inference.engine.sampling.sampling import Drawn
 from inference.engine.shard_reader import ShardReader
 from inference.model.blocks import padded
 from inference.model.config import NORM, ModelConfig
@@ -56,37 +56,6 @@ StepOutput = tuple[memoryview | bytes, int | None]
 wants them."""
 
 
-@dataclass(slots=True)
-class _Opened:
-    kv: SessionKv
-    spec: CacheSpec
-    size_bytes: int
-    drawing: Drawing | None  # where the range ends the model
-    chain: Chain
-
-    @property
-    def reads_tokens(self) -> bool:
-        return self.drawing is not None and self.drawing.reads_tokens
-
-    @property
-    def draw(self) -> Draw:
-        assert self.drawing is not None
-        return self.drawing.at(self.kv.rows)
-
-
-@dataclass(frozen=True, slots=True)
-class _Segment:
-    """A frame that is right, with its cache and the bounds of its attention spans."""
-
-    opened: _Opened
-    frame: Frame
-    bounds: tuple[tuple[int, int], ...]
-
-    @property
-    def part(self) -> KvPart:
-        return KvPart(self.opened.kv, self.frame.header.position, self.frame.header.rows)
-
-
 class ShardEngine:
     """Loads in its constructor, which raises `UserError` if the tensors are not what the configuration says, and
     `Unavailable` if the device does not run the dtype."""
@@ -103,37 +72,44 @@ class ShardEngine:
         tokenizer: str = "",
         kept: QuantisedFolder | None = None,
         device: Device = HOST,
+        ranks: Ranks = ALONE,
+        arithmetic: Arithmetic | None = None,
     ) -> None:
+        """`ranks` compute it together, each with its slice, and the first one decides for them; sizes are those of all.
+        `arithmetic` None: what is best here."""
         config.check_range(layer_range)
         self._grammar_tokens = GrammarTokens(tokenizer, config.vocabulary)
         self.config = config
         self.range = layer_range
         self.dtype = dtype
         self.numerics = numerics
-        self.arithmetic: Arithmetic = find_arithmetic(config, dtype, numerics, device)
+        self._ranks = ranks
+        self._part = part_config(config, ranks.own.of)
+        self.arithmetic = arithmetic or find_arithmetic(self._part, dtype, numerics, device)
         self._device = device
-        self.resident_bytes = config.range_bytes(layer_range, dtype)
+        self.resident_bytes = ranks_bytes(config, layer_range, dtype, ranks.own.of)
         self._row_bytes = config.kv_bytes_per_row(layer_range, dtype)
         self._numerics = WIRE_NUMERICS[numerics]
         self._torch_dtype = TORCH_DTYPES[dtype]
         self._rope = RopeTables(config, self._torch_dtype, device.place)
         self._budget = budget
         self._store = make_kv_store(
-            config,
+            self._part,
             layer_range.layers,
             self._torch_dtype,
             device,
             lambda: budget.bytes_max - budget.reserved_bytes,
         )
-        self._opened: dict[CacheKey, _Opened] = {}
+        self._opened: dict[CacheKey, Opened] = {}
         self._identity = object()  # of what is kept of its caches
-        reader = ShardReader(config, layer_range, tensors, dtype, on_progress, kept, device)
+        leads, summed = ranks.own.leads, ranks.sum if ranks.own.of > 1 else None
+        reader = ShardReader(config, layer_range, tensors, dtype, on_progress, kept, device, ranks.own)
         with torch.inference_mode(), reader:
-            self._embedding = read_embedding(config, reader) if self.starts_model else None
+            self._embedding = read_embedding(config, reader) if self.starts_model and leads else None
             # The largest product first, while there is little else in memory beside it.
-            self._head = self._read_head(reader) if self.ends_model else None
+            self._head = self._read_head(reader) if self.ends_model and leads else None
             self._layers = [
-                read_layer(config, reader, index, self.arithmetic)
+                read_layer(self._part, reader, index, self.arithmetic, summed)
                 for index in range(layer_range.start, layer_range.end)
             ]
 
@@ -182,7 +158,7 @@ class ShardEngine:
             if drawing is not None:
                 drawing.note(kv.rows, block.tokens)
             kv.append(block.rows)
-        self._opened[key] = _Opened(kv, spec, size_bytes, drawing, chain)
+        self._opened[key] = Opened(kv, spec, size_bytes, drawing, chain)
         return size_bytes
 
     def close_cache(self, key: CacheKey) -> None:
@@ -218,26 +194,34 @@ class ShardEngine:
         `on_layer` is called after every layer. With exact numerics a frame comes to what it comes to alone.
         """
         results: list[StepOutput | WeftError] = []
-        segments: list[_Segment] = []
-        keys: set[CacheKey] = set()
+        segments: list[OpenedFrame] = []
+        begun: dict[CacheKey, Frame] = {}
         for key, frame in work:
             try:
-                if key in keys:
+                if key in begun:
                     raise Malformed(f"two frames of stage {key[1]} of session {key[0]} in one step")
                 segment = self._checked(key, frame)
             except WeftError as error:
                 results.append(error)
                 continue
-            keys.add(key)
+            begun[key] = frame
             results.append((b"", None))
             segments.append(segment)
         if segments:
+            self._ranks.begin(begun)
             computed = iter(self._compute(segments, on_layer))
             results = [result if isinstance(result, WeftError) else next(computed) for result in results]
         return results
 
+    @torch.inference_mode()
+    def follow(self, work: Sequence[tuple[CacheKey, Frame]]) -> None:
+        """The part of a rank that does not lead in what the first one begins; frames come without their bodies."""
+        self._compute(
+            [with_bounds(self._opened[key], frame, self._numerics) for key, frame in work], lambda: None
+        )
+
     def _compute(
-        self, segments: Sequence[_Segment], on_layer: Callable[[], None]
+        self, segments: Sequence[OpenedFrame], on_layer: Callable[[], None]
     ) -> list[StepOutput | WeftError]:
         plan = self._plan(segments)
         x = self._through(segments, plan, on_layer)
@@ -254,11 +238,14 @@ class ShardEngine:
             return [(_bytes_of(out), None) for out in outs]
         return [self._passed_on(out, segment) for out, segment in zip(outs, segments, strict=True)]
 
-    def _through(self, segments: Sequence[_Segment], plan: StepPlan, on_layer: Callable[[], None]) -> Tensor:
+    def _through(
+        self, segments: Sequence[OpenedFrame], plan: StepPlan, on_layer: Callable[[], None]
+    ) -> Tensor:
         """All rows through all layers; keys and values are in the caches afterwards."""
         for segment in segments:
             segment.opened.kv.truncate(segment.frame.header.position)
-        x = padded(self._input([segment.frame for segment in segments]), plan.blocks[-1].stop)
+        own = self._input([segment.frame for segment in segments])
+        x = self._ranks.share(padded(own, plan.blocks[-1].stop))
         kvs = self._store.step([segment.part for segment in segments])
         for index, layer in enumerate(self._layers):
             x = layer.forward(x, plan, kvs(index))
@@ -267,14 +254,19 @@ class ShardEngine:
 
     def trial(self, rows: int) -> Callable[[int], None]:
         """Computes one layer, by its number in the range, for a decoded row of each of `rows` sessions; nothing is kept."""
-        step = make_trial(self.config, self._torch_dtype, self.arithmetic, self._device, rows, _TRIAL_ROWS)
-        return lambda index: step(self._layers[index])
+        step = make_trial(self._part, self._torch_dtype, self.arithmetic, self._device, rows, _TRIAL_ROWS)
+
+        def begin(index: int) -> None:
+            self._ranks.begin_trial(rows, index)
+            step(self._layers[index])
+
+        return begin
 
     def rows(self, key: CacheKey) -> int:
         """How many rows the cache holds."""
         return self._opened[key].kv.rows
 
-    def _keep_prefix(self, segment: _Segment) -> None:
+    def _keep_prefix(self, segment: OpenedFrame) -> None:
         """Leave whole blocks of the prompt for later sessions of the same peer."""
         opened, frame = segment.opened, segment.frame
         prefixes, chunk = self._budget.prefixes, limits.PREFILL_CHUNK_ROWS
@@ -287,15 +279,16 @@ class ShardEngine:
             try:
                 rows = opened.kv.copied(index * chunk, (index + 1) * chunk)
             except (MemoryError, RuntimeError):  # as when a cache is opened; here nobody needs it
-                return
+                rows = torch.tensor([float("nan")])
             # What some neighbour's fault has spoilt ends with the session.
-            if not torch.isfinite(rows.sum()) or max(tokens) >= self.config.vocabulary:
+            is_sound = bool(torch.isfinite(rows.sum())) and max(tokens) < self.config.vocabulary
+            if not self._ranks.agree(is_so=is_sound):
                 return
             prefixes.keep(opened.chain, index, Block(rows, tokens, size_bytes))
 
     # The way in ------------------------------------------------------------------------------------------------------
 
-    def _checked(self, key: CacheKey, frame: Frame) -> _Segment:
+    def _checked(self, key: CacheKey, frame: Frame) -> OpenedFrame:
         opened, header = self._opened.get(key), frame.header
         if opened is None:
             raise Malformed(f"stage {key[1]} of session {key[0]} is not open here")
@@ -313,13 +306,9 @@ class ShardEngine:
             raise Malformed(f"a frame in {header.dtype.name} for a shard in {self.dtype}")
         if (self.starts_model or opened.reads_tokens) and max(frame.tokens) >= self.config.vocabulary:
             raise Malformed(f"token {max(frame.tokens)} in a vocabulary of {self.config.vocabulary}")
-        if self._numerics is Numerics.EXACT:
-            bounds = exact_spans(header.position, header.rows, opened.spec.prompt_rows)
-        else:
-            bounds = fast_spans(header.position, header.rows)
-        return _Segment(opened, frame, tuple(bounds))
+        return with_bounds(opened, frame, self._numerics)
 
-    def _plan(self, segments: Sequence[_Segment]) -> StepPlan:
+    def _plan(self, segments: Sequence[OpenedFrame]) -> StepPlan:
         placed: list[Segment] = []
         rows = 0
         for segment in segments:
@@ -337,6 +326,9 @@ class ShardEngine:
 
     def _input(self, frames: Sequence[Frame]) -> Sequence[Tensor]:
         """The rows of all frames in one part or several, [rows, hidden] each."""
+        if not self._ranks.own.leads:  # they come from the rank that does
+            rows = sum(frame.header.rows for frame in frames)
+            return [torch.empty(rows, self.config.hidden, dtype=self._torch_dtype)]
         if not self.starts_model:
             return self._device.sent([self._rows_of(frame) for frame in frames])
         assert self._embedding is not None
@@ -351,12 +343,12 @@ class ShardEngine:
     # The way out -----------------------------------------------------------------------------------------------------
 
     def _sampled(
-        self, x: Tensor, plan: StepPlan, segments: Sequence[_Segment]
+        self, x: Tensor, plan: StepPlan, segments: Sequence[OpenedFrame]
     ) -> list[StepOutput | WeftError]:
         asking = [
             (placed.start + placed.rows - 1, segment.opened)
             for placed, segment in zip(plan.segments, segments, strict=True)
-            if segment.frame.header.sample
+            if segment.frame.header.sample and self._head is not None
         ]
         if not asking:
             return [(b"", None) for _ in segments]
@@ -365,7 +357,7 @@ class ShardEngine:
         return [self._drawn(next(tokens)) if each.frame.header.sample else (b"", None) for each in segments]
 
     @staticmethod
-    def _passed_on(out: Tensor, segment: _Segment) -> StepOutput | WeftError:
+    def _passed_on(out: Tensor, segment: OpenedFrame) -> StepOutput | WeftError:
         if torch.isfinite(out).all():
             return _bytes_of(out), None
         segment.opened.kv.truncate(segment.frame.header.position)

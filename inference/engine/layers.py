@@ -13,9 +13,18 @@ from inference.model.config import EMBEDDING, ModelConfig
 from inference.model.families import Experts
 
 
-def read_layer(config: ModelConfig, reader: ShardReader, index: int, arithmetic: Arithmetic) -> DecoderLayer:
-    """Layer `index` of the model. Raises `UserError` for tensors that are not what the configuration says."""
-    source = _Source(config, reader, arithmetic, f"model.layers.{index}.")
+def read_layer(
+    config: ModelConfig,
+    reader: ShardReader,
+    index: int,
+    arithmetic: Arithmetic,
+    summed: Linear | None = None,
+) -> DecoderLayer:
+    """Layer `index` of the model. Raises `UserError` for tensors that are not what the configuration says.
+
+    `summed` makes a whole of what attention and the ffn come to, where the reader gives a slice of the weights.
+    """
+    source = _Source(config, reader, arithmetic, f"model.layers.{index}.", summed)
     design = config.design
     # What Llama calls the norm after attention comes before the ffn; Gemma has one of each.
     ffn_norm = "pre_feedforward_layernorm" if design.has_after_norms else "post_attention_layernorm"
@@ -25,7 +34,7 @@ def read_layer(config: ModelConfig, reader: ShardReader, index: int, arithmetic:
         qkv=source.linear("self_attn.qkv_proj")
         if design.is_fused
         else source.linear("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-        output=source.linear("self_attn.o_proj"),
+        output=source.summing("self_attn.o_proj"),
         ffn_norm=source.norm(ffn_norm),
         ffn=source.ffn(),
         query_norm=source.norm("self_attn.q_norm") if design.has_head_norms else None,
@@ -66,19 +75,37 @@ def read_linear(reader: ShardReader, arithmetic: Arithmetic, *names: str) -> Lin
 class _Source:
     """The tensors of one layer."""
 
-    def __init__(self, config: ModelConfig, reader: ShardReader, arithmetic: Arithmetic, prefix: str) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        reader: ShardReader,
+        arithmetic: Arithmetic,
+        prefix: str,
+        summed: Linear | None,
+    ) -> None:
         self._config = config
         self._reader = reader
         self._arithmetic = arithmetic
         self._prefix = prefix
+        self._summed = summed
 
     def norm(self, part: str) -> Tensor:
         return read_norm(self._config, self._reader, f"{self._prefix}{part}.weight")
 
     def linear(self, *parts: str) -> Linear:
-        linear = read_linear(
+        return self._biased(self._product(*parts), *parts)
+
+    def summing(self, part: str) -> Linear:
+        """A product over all inputs, of which the weight here has some; its bias comes once, after the sum."""
+        product, summed = self._product(part), self._summed
+        return self._biased(product if summed is None else lambda x: summed(product(x)), part)
+
+    def _product(self, *parts: str) -> Linear:
+        return read_linear(
             self._reader, self._arithmetic, *(f"{self._prefix}{part}.weight" for part in parts)
         )
+
+    def _biased(self, linear: Linear, *parts: str) -> Linear:
         if not self._config.design.biased.issuperset(parts):
             return linear
         bias = self._reader.read_joined(*(f"{self._prefix}{part}.bias" for part in parts))
@@ -89,19 +116,20 @@ class _Source:
         if design.experts is not None:
             return self._experts(design.experts)
         if design.is_fused:
-            return DenseFfn(self.linear("mlp.gate_up_proj"), self.linear("mlp.down_proj"), design.activation)
-        return self._dense("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
+            return self._dense(self.summing("mlp.down_proj"), "mlp.gate_up_proj")
+        return self._dense(self.summing("mlp.down_proj"), "mlp.gate_proj", "mlp.up_proj")
 
-    def _dense(self, gate: str, up: str, down: str) -> DenseFfn:
-        return DenseFfn(self.linear(gate, up), self.linear(down), self._config.design.activation)
+    def _dense(self, down: Linear, *gate_up: str) -> DenseFfn:
+        return DenseFfn(self.linear(*gate_up), down, self._config.design.activation)
 
-    def _experts(self, experts: Experts) -> ExpertFfn:
+    def _experts(self, experts: Experts) -> Ffn:
         names = experts.names
         router = self.linear(f"{names.block}.gate")
+        prefixes = [f"{names.block}.experts.{index}." for index in range(experts.count)]
         each = [
-            self._dense(
-                *(f"{names.block}.experts.{index}.{part}" for part in (names.gate, names.up, names.down))
-            )
-            for index in range(experts.count)
+            self._dense(self.linear(prefix + names.down), prefix + names.gate, prefix + names.up)
+            for prefix in prefixes
         ]
-        return ExpertFfn(experts, router, each, self._arithmetic.rows)
+        ffn, summed = ExpertFfn(experts, router, each, self._arithmetic.rows), self._summed
+        # One sum for all experts of a row: what they come to is weighed alike by everybody.
+        return ffn if summed is None else lambda x, rows: summed(ffn(x, rows))

@@ -115,13 +115,17 @@ class ModelConfig:
         """What the weights of a range take in memory; a tied head counts beside the embedding, for it is packed apart."""
         self.check_range(layer_range)
         precision = precision_of(dtype)
-        parts = _layer_parts(self).values()
-        total = layer_range.layers * sum(_part_bytes(shape, precision) for shape in parts)
+        total = layer_range.layers * self.layer_bytes(dtype)
         if layer_range.start == 0:
             total += self.vocabulary * self.hidden * precision.row_bytes
         if layer_range.end == self.layers:
             total += precision.product_bytes(self.vocabulary, self.hidden) + self.hidden * precision.row_bytes
         return total
+
+    def layer_bytes(self, dtype: str) -> int:
+        """What the weights of one layer take in memory."""
+        precision = precision_of(dtype)
+        return sum(_part_bytes(shape, precision) for shape in _layer_parts(self).values())
 
     def kv_bytes_per_row(self, layer_range: LayerRange, dtype: str) -> int:
         """Layers with a window keep all rows too: a session may be cut back to any of them."""

@@ -8,7 +8,7 @@ caller packs each as it comes, so that at no time more than one lies in memory t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Final, Self
 
@@ -127,7 +127,10 @@ class RangeReader:
             file = self._opened(place.path)
             stored = file[place.key]
             self._check(name, stored)
-            _read_items(file, stored, first, target.view(-1))
+            at, flat = 0, target.view(-1)
+            for start, count in self._runs(name, first, len(flat)):
+                _read_items(file, stored, start, flat[at : at + count])
+                at += count
         except Malformed as error:
             raise UserError(f"{place.path} cannot be read ({error}): download the model again") from error
         except LocalFault as error:
@@ -137,10 +140,19 @@ class RangeReader:
                 f"tensor {name} has values that are not finite in this type: download the model again"
             )
 
+    def _stored_shape(self, name: str) -> tuple[int, ...]:
+        """What the tensor must have in its file."""
+        return self._config.expected_shape(name)
+
+    def _runs(self, _name: str, first: int, count: int) -> Iterable[tuple[int, int]]:
+        """Where items of the tensor as it is read lie in the file's: the first of each run, and how many lie in a row."""
+        return ((first, count),)
+
     def _check(self, name: str, stored: StoredTensor) -> None:
-        if stored.shape != self.shape(name):
+        expected = self._stored_shape(name)
+        if stored.shape != expected:
             raise UserError(
-                f"tensor {name} has shape {stored.shape}, and config.json says {self.shape(name)}:"
+                f"tensor {name} has shape {stored.shape}, and config.json says {expected}:"
                 " download the model again"
             )
         if stored.dtype not in _STORED:

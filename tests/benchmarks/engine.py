@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
-from tests.benchmarks import engine_cuda, engine_memory, engine_mesh, engine_prefix
+from tests.benchmarks import engine_cuda, engine_memory, engine_mesh, engine_parallel, engine_prefix
 from tests.benchmarks.contender import Contender, Took
 from tests.benchmarks.engine_mesh import LLAMA_1100M
 from tests.benchmarks.engine_prefix import LLAMA_110M
@@ -138,6 +138,7 @@ PARTS: Final[dict[str, Callable[[Say], Iterator[Figure]]]] = {
     "memory": engine_memory.measure,
     "prefix": engine_prefix.measure,
     "cuda": engine_cuda.measure,
+    "parallel": engine_parallel.measure,
 }
 
 

@@ -79,6 +79,13 @@ def test_a_footprint_tells_what_a_process_has_to_itself(root: Path) -> None:
     assert read_footprint(7, root) == Footprint(300 << 10, 210 << 10)
 
 
+def test_a_footprint_has_that_of_children_in_it(root: Path) -> None:
+    for pid, kib in ((7, 300), (8, 50), (9, 4)):
+        write(root / f"proc/{pid}/status", f"VmRSS:\t {kib} kB\nRssAnon:\t {kib - 1} kB\n")
+    write(root / "proc/7/task/7/children", "8 9 10 ")  # the last has ended meanwhile
+    assert read_footprint(7, root) == Footprint(354 << 10, 351 << 10, 4)
+
+
 @pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="the machine has no /proc")
 def test_this_machine_can_be_read() -> None:
     memory, own = read_memory(), read_footprint(os.getpid())

@@ -80,7 +80,12 @@ class QuantisedFolder:
         return self._path / f"{content}-{form}-{FORMAT}.safetensors"
 
     def _sweep(self, newest: Path) -> None:
-        states = sorted((path.stat().st_mtime_ns, path.stat().st_size, path) for path in self._path.iterdir())
+        states = []
+        for path in self._path.iterdir():
+            with suppress(FileNotFoundError):  # another worker has just renamed or removed it
+                state = path.stat()
+                states.append((state.st_mtime_ns, state.st_size, path))
+        states.sort()
         excess_bytes = sum(size_bytes for _, size_bytes, _ in states) - self._bytes_max
         for _, size_bytes, path in states:
             if excess_bytes <= 0:

@@ -6,7 +6,10 @@
     logit_tolerance      how far the logits of a small random model may be from those in f32
 
 The first two hold where the self-test finds arithmetic that keeps them (inference/engine/numerics/selftest.py): shards whose machine
-has none say so in their numerics class, and are served as `fast`. Tolerances are of random weights that make
+has none say so in their numerics class, and are served as `fast`. They hold as well where a shard is computed by several processes, however
+many: each of them has the self-test's arithmetic for its slice, and their parts are added in a fixed order, row by row
+(inference/engine/parallel/ranks.py). What comes out is rounded otherwise than in one process, so that it is a class of its own, with
+`tp2` in its name where there are two; within the same tolerances. Tolerances are of random weights that make
 rows larger from layer to layer, where they are worst.
 """
 

@@ -1,12 +1,13 @@
-"""The torch process of a node: `python -m inference.engine.worker.process THREADS MEMORY_BYTES FOLDER PREFIX_SHARE DEVICE CARD_BYTES FD`,
-FD its end of a socketpair, FOLDER where it keeps quantised weights, which may be empty, and PREFIX_SHARE what of its memory for
-caches may keep prompts for later sessions. On a card, which DEVICE may allow or ask for, CARD_BYTES stands for MEMORY_BYTES, and 0
-for a share of what is free there.
+"""The torch process of a node: `python -m inference.engine.worker.process THREADS MEMORY_BYTES FOLDER PREFIX_SHARE DEVICE CARD_BYTES
+RANKS FD`, FD its end of a socketpair, FOLDER where it keeps quantised weights, which may be empty, and PREFIX_SHARE what of its
+memory for caches may keep prompts for later sessions. On a card, which DEVICE may allow or ask for, CARD_BYTES stands for
+MEMORY_BYTES, and 0 for a share of what is free there. RANKS is in how many processes every layer is computed, of which it starts the
+others; more than one compute on the processor.
 
 It lives as long as that socket. A signal for the daemon's whole group (Ctrl-C, systemd's SIGTERM) is not for it: the daemon
 drains first and then closes the socket, and if the daemon is killed, the kernel closes it.
 
-An edge: the only file of this package that touches a socket, the environment and a clock.
+An edge: beside inference/engine/parallel the only file of this package that touches a socket, the environment and a clock.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ import time
 from contextlib import suppress
 
 from inference.engine.memory.allocator import keep_large_apart
+from inference.engine.parallel.orders import RankLost
+from inference.engine.parallel.starting import leading_engines
 from inference.engine.worker.server import Engines, run
 from inference.engine.worker.socket import Connection
 from inference.engine.worker.wire import Failed, Ready, encode
@@ -30,8 +33,22 @@ from protocols.errors import UserError
 def main(arguments: list[str]) -> None:
     quantised, prefix_share = arguments.pop(2), float(arguments.pop(2))
     wanted = arguments.pop(2)
-    threads, memory_bytes, card_bytes, descriptor = map(int, arguments)
+    threads, memory_bytes, card_bytes, ranks, descriptor = map(int, arguments)
+    threads = max(1, threads // ranks)
     prepare(threads)
+    if ranks > 1 and wanted == "cuda":
+        refuse(
+            descriptor,
+            UserError(
+                f"worker.tensor_parallel is {ranks}, and several processes compute on the processor alone: set worker.device"
+                " to cpu, or worker.tensor_parallel to 1"
+            ),
+        )
+        return
+    if ranks > 1:
+        with leading_engines(ranks, threads, memory_bytes, quantised, prefix_share) as engines:
+            serve(descriptor, engines)
+        return
     # Only now: torch reads these variables while it is imported.
     from inference.engine.device import find_device
     from inference.engine.worker.torch_engines import TorchEngines
@@ -84,4 +101,7 @@ def serve(descriptor: int, engines: Engines, ready: Ready = Ready()) -> None:  #
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    try:
+        main(sys.argv[1:])
+    except RankLost as lost:
+        sys.exit(f"weft worker: {lost}")

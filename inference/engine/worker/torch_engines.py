@@ -15,6 +15,9 @@ from inference.engine.engine import ShardEngine
 from inference.engine.kernels.quantised_folder import QuantisedFolder
 from inference.engine.memory.kv_cache import KvBudget, cache_bytes
 from inference.engine.numerics.measure import measure_layer
+from inference.engine.numerics.selftest import Arithmetic
+from inference.engine.parallel.ranks import ALONE, Ranks
+from inference.engine.parallel.slices import ranks_bytes
 from inference.engine.worker.server import CacheKey, StepOutput
 from inference.model.config_json import parse_config
 from protocols import limits
@@ -93,30 +96,41 @@ class TorchEngines:
         self._budget.prefixes.clear()
 
     def load(self, spec: ShardSpec, on_progress: Callable[[int, int], None]) -> TorchEngine:
+        with _full_card_told():
+            engine = self._read(spec, on_progress)
+            rows = self._batch_rows(engine)
+        return TorchEngine(engine, self._budget, rows)
+
+    def _read(
+        self,
+        spec: ShardSpec,
+        on_progress: Callable[[int, int], None],
+        ranks: Ranks = ALONE,
+        arithmetic: Arithmetic | None = None,
+    ) -> ShardEngine:
         config, layers = parse_config(spec.config), spec.shard.range
         config.check_range(layers)
-        needed_bytes = config.range_bytes(layers, spec.dtype)
+        needed_bytes = ranks_bytes(config, layers, spec.dtype, ranks.own.of)
         left_bytes = self._budget.bytes_max - self._budget.reserved_bytes
         if needed_bytes > left_bytes:
             raise Overloaded(
                 f"layers {layers} take {needed_bytes} bytes, and {left_bytes} are left of the worker's memory"
             )
         self._budget.prefixes.shrink(left_bytes - needed_bytes)
-        with _full_card_told():
-            engine = ShardEngine(
-                config,
-                layers,
-                spec.dtype,
-                spec.numerics,
-                spec.tensors,
-                self._budget,
-                on_progress,
-                spec.tokenizer,
-                self._kept,
-                self._device,
-            )
-            rows = self._batch_rows(engine)
-        return TorchEngine(engine, self._budget, rows)
+        return ShardEngine(
+            config,
+            layers,
+            spec.dtype,
+            spec.numerics,
+            spec.tensors,
+            self._budget,
+            on_progress,
+            spec.tokenizer,
+            self._kept,
+            self._device,
+            ranks,
+            arithmetic,
+        )
 
     def _batch_rows(self, engine: ShardEngine) -> BatchRows:
         """Tried on one layer after the other, so that none lies in the processor's cache from the step before."""

@@ -1,0 +1,1 @@
+"""One shard computed by several processes of a host, each with a slice of every layer."""
