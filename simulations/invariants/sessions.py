@@ -41,7 +41,9 @@ def stages_go_on_where_epochs_resume(mesh: Mesh) -> Iterator[Breach]:
         resumed_at, _ = replay_of(session)
         has_gone_on = sight.computed_last.get(key) == stage.epoch
         if session.epoch == stage.epoch and not has_gone_on and stage.rows > resumed_at:
-            detail = f"stage {_named(key)} has {stage.rows} rows before its first step of epoch {stage.epoch}, "
+            detail = (
+                f"stage {_named(key)} has {stage.rows} rows before its first step of epoch {stage.epoch}, "
+            )
             yield Breach((sight.name,), detail + f"which resumed at {resumed_at}")
 
 
