@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from types import TracebackType
-from typing import Generic, Self, TypeVar
+from typing import Final, Generic, Self, TypeVar
 
 import msgspec
 import trio
@@ -30,6 +30,9 @@ from protocols.streams import StreamKind
 MessageT = TypeVar("MessageT", bound=msgspec.Struct)
 
 
+READ_BYTES: Final = 65_536  # taken at once if so much has arrived; more only where more is waited for
+
+
 class ByteReader:
     """Exact reads from a stream; keeps what arrived too early, and everything when a read is cancelled."""
 
@@ -42,14 +45,9 @@ class ByteReader:
         await self._fill(count)
         return self._take(count)
 
-    def has(self, count: int) -> bool:
-        """Whether so many are here."""
-        return len(self._pending) >= count
-
-    def take(self, count: int) -> bytearray:
-        """Of those that are here; see `has`."""
-        assert self.has(count)
-        return self._take(count)
+    def take(self, count: int) -> bytearray | None:
+        """If so many are here."""
+        return self._take(count) if len(self._pending) >= count else None
 
     async def read_frame(self, limit_bytes: int) -> bytearray:
         """The body of one frame; raises `Oversized` from its prefix alone."""
@@ -60,29 +58,28 @@ class ByteReader:
             await self._fill(end)
         return self._take(end)[PREFIX.size :]
 
-    async def read_frames(self, limit_bytes: int) -> list[bytes]:
+    async def read_frames(self, limit_bytes: int) -> list[bytearray]:
         """The bodies of all whole frames that are here, waiting for one if there is none; raises as `read_frame` does.
 
         A frame that is too long is not told of before those in front of it were returned.
         """
-        while True:
-            if len(self._pending) >= PREFIX.size and (bodies := self._take_frames(limit_bytes)):
-                return bodies
+        while not (bodies := self._take_frames(limit_bytes)):
             await self._fill(len(self._pending) + 1)
+        return bodies
 
-    def _take_frames(self, limit_bytes: int) -> list[bytes]:
-        bodies: list[bytes] = []
-        start = 0
-        while len(self._pending) - start >= PREFIX.size:
+    def _take_frames(self, limit_bytes: int) -> list[bytearray]:
+        bodies: list[bytearray] = []
+        start, arrived = 0, len(self._pending)
+        while arrived - start >= PREFIX.size:
             try:
                 end = start + PREFIX.size + self._length_at(start, limit_bytes)
             except Oversized:
                 if bodies:
                     break
                 raise
-            if end > len(self._pending):
+            if end > arrived:
                 break
-            bodies.append(bytes(self._pending[start + PREFIX.size : end]))
+            bodies.append(self._pending[start + PREFIX.size : end])
             start = end
         del self._pending[:start]
         return bodies
@@ -94,8 +91,8 @@ class ByteReader:
         return int(length)
 
     async def _fill(self, count: int) -> None:
-        while len(self._pending) < count:
-            chunk = await self._stream.receive(max(65_536, min(count - len(self._pending), 1 << 20)))
+        while (missing := count - len(self._pending)) > 0:
+            chunk = await self._stream.receive(READ_BYTES if missing <= READ_BYTES else min(missing, 1 << 20))
             if not chunk:
                 raise Disconnected("the stream ended" + (" inside a frame" if self._pending else ""))
             self._pending += chunk

@@ -17,9 +17,10 @@ PREFIX = struct.Struct(">I")
 
 def encode_frame(body: bytes, limit_bytes: int) -> bytes:
     """The frame of `body`; raises `Oversized` if the other side would refuse it."""
-    if len(body) > limit_bytes:
-        raise Oversized(f"a frame of {len(body)} bytes exceeds the {limit_bytes} allowed")
-    return PREFIX.pack(len(body)) + body
+    size_bytes = len(body)
+    if size_bytes > limit_bytes:
+        raise Oversized(f"a frame of {size_bytes} bytes exceeds the {limit_bytes} allowed")
+    return PREFIX.pack(size_bytes) + body
 
 
 @dataclass(slots=True)

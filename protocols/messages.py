@@ -36,14 +36,10 @@ class Codec(Generic[MessageT]):
             message = self._decoder.decode(body)
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
             raise Malformed(f"undecodable message: {error}") from error
-        if _may_be_infinite(body) and not _is_finite(message):
+        # A long body has more bytes than fields; in a short one no number is infinite or NaN if no bytes look like it.
+        if (len(body) > SEARCHED_BYTES_MAX or _NOT_FINITE.search(body)) and not _is_finite(message):
             raise Malformed("a number in the message is not finite")
         return message
-
-
-def _may_be_infinite(body: bytes | bytearray) -> bool:
-    """False only if no number in it is infinite or NaN. A long body has more bytes than fields."""
-    return len(body) > SEARCHED_BYTES_MAX or _NOT_FINITE.search(body) is not None
 
 
 def _is_finite(value: object) -> bool:

@@ -1,9 +1,9 @@
 """The same run for the same seed: trio's scheduler drawn from a seed, on a clock that moves in whole milliseconds.
 
 trio promises no order among tasks that are ready at once. It has a switch that makes the order a function of one random
-generator (the tasks of a batch are sorted by their age and then shuffled), which hypothesis uses. The switch, the generator
-and the jump of a mock clock are private names, so trio is pinned, and before the first run of a process a small workload
-runs twice: a version of trio that schedules otherwise is refused rather than half believed.
+generator (the tasks of a batch are sorted by their age and then shuffled), which hypothesis uses. The switch, the generator,
+the jump of a mock clock and the trap by which a task waits are private names, so trio is pinned, and before the first run of
+a process a small workload runs twice: a version of trio that schedules otherwise is refused rather than half believed.
 
 Jumps end on whole milliseconds, upwards. Many deadlines then fall into one pass of the scheduler, which costs far more than
 what the tasks do in it; and equal deadlines, which trio orders by address, become one batch that is sorted.
@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Awaitable, Callable, Iterator
+import types
+from collections.abc import Awaitable, Callable, Generator, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
 from heapq import heappop, heappush
@@ -22,6 +23,7 @@ from typing import Any, Final, Self, TypeVar, TypeVarTuple, Unpack, cast
 import trio
 from trio._core import _run as scheduler
 from trio._core._instrumentation import Instruments
+from trio._core._traps import WaitTaskRescheduled
 from trio.testing import MockClock
 
 from protocols.errors import LocalFault
@@ -51,6 +53,18 @@ def run_deterministically(
     return _run(partial(async_fn, *args), seed, clock or TickingClock())
 
 
+@types.coroutine
+def parked(leave: Callable[[object], trio.lowlevel.Abort]) -> Generator[WaitTaskRescheduled, Any, None]:
+    """As `trio.lowlevel.wait_task_rescheduled`, with fewer steps from the scheduler to whoever waits."""
+    (yield WaitTaskRescheduled(leave)).unwrap()
+
+
+def ticking_clock() -> TickingClock | None:
+    """That of the run in which this is asked, if it has one; as `trio.lowlevel.current_clock`, for less."""
+    clock = scheduler.GLOBAL_RUN_CONTEXT.runner.clock
+    return clock if isinstance(clock, TickingClock) else None
+
+
 class _Jumping(trio.abc.Clock):
     """Stands between, because of a class that is registered itself Python asks the registry every time."""
 
@@ -69,7 +83,7 @@ class TickingClock(_Jumping):
         self._kernel: _SeldomAsked | None = None
         self._deadlines = scheduler.Deadlines()
         self._tick = 0
-        self._now_s = 0.0
+        self.now_s = 0.0
         self._instants: list[int] = []
         self._booked: dict[int, list[Callable[[int], None]]] = {}
 
@@ -87,10 +101,10 @@ class TickingClock(_Jumping):
             self._kernel.passes_left = 0
 
     def current_time(self) -> float:
-        return self._now_s
+        return self.now_s
 
     def deadline_to_sleep_time(self, deadline: float) -> float:
-        return 0 if deadline <= self._now_s else math.inf
+        return 0 if deadline <= self.now_s else math.inf
 
     def call_at(self, tick: int, action: Callable[[int], None]) -> None:
         """Have `action` called with the tick, behind all deadlines of that time, or as soon as nothing can run any more.
@@ -109,12 +123,12 @@ class TickingClock(_Jumping):
         tick = tick_of(due_s)
         if tick <= self._tick:
             await trio.lowlevel.checkpoint()
-            self._now_s = max(self._now_s, due_s)
+            self.now_s = max(self.now_s, due_s)
             return
         sleepers = [trio.lowlevel.current_task()]
 
         def wake(_: int) -> None:
-            self._now_s = max(self._now_s, due_s)
+            self.now_s = max(self.now_s, due_s)
             for task in sleepers:
                 trio.lowlevel.reschedule(task)
 
@@ -127,7 +141,7 @@ class TickingClock(_Jumping):
             return trio.lowlevel.Abort.SUCCEEDED
 
         self.call_at(tick, wake)
-        await trio.lowlevel.wait_task_rescheduled(leave)
+        await parked(leave)
 
     def _autojump(self) -> None:
         """trio calls this when nothing can run. What is due is woken here, which saves another pass of the scheduler."""
@@ -141,12 +155,13 @@ class TickingClock(_Jumping):
             return
         if tick > self._tick:
             self._tick = tick
-            self._now_s = max(self._now_s, tick / TICKS_PER_S)
+            self.now_s = max(self.now_s, tick / TICKS_PER_S)
         else:
             tick = self._tick
         while due <= tick:
-            self._now_s = max(self._now_s, due_s)  # whoever waited for a time finds that it has come
-            self._deadlines.expire(self._now_s)
+            if due_s > self.now_s:
+                self.now_s = due_s  # whoever waited for a time finds that it has come
+            self._deadlines.expire(self.now_s)
             due_s = self._deadlines.next_deadline()
             due = tick_of(due_s) if due_s < math.inf else NEVER
         while instants and instants[0] <= tick:
@@ -199,32 +214,41 @@ class _SeldomAsked:
 
 
 def _run(async_fn: Callable[[], Awaitable[Result]], seed: int, clock: TickingClock) -> Result:
-    with seeded_scheduler(seed), _sleeping_on(clock):
+    with seeded_scheduler(seed), _timed_by(clock):
         return trio.run(async_fn, clock=clock)
 
 
 @contextmanager
-def _sleeping_on(clock: TickingClock) -> Iterator[None]:
-    """Within it `trio.sleep` and `trio.sleep_until` are those of the clock; what other threads run sleeps as ever."""
-    sleep, sleep_until = trio.sleep, trio.sleep_until
+def _timed_by(clock: TickingClock) -> Iterator[None]:
+    """Within it the time is that of the clock, and so are sleeps, without trio's ways around; for other threads all is as ever."""
+    current_time, sleep, sleep_until = trio.current_time, trio.sleep, trio.sleep_until
+    here = scheduler.GLOBAL_RUN_CONTEXT  # of whatever thread asks
+
+    def time_now() -> float:
+        try:
+            if here.runner.clock is clock:
+                return clock.now_s
+        except AttributeError:
+            pass  # nothing runs in that thread, and trio says so
+        return current_time()
 
     async def sleep_on(seconds: float) -> None:
-        if seconds > 0 and seconds != math.inf and trio.lowlevel.current_clock() is clock:
-            await clock.sleep_until(clock.current_time() + seconds)
+        if seconds > 0 and seconds != math.inf and ticking_clock() is clock:
+            await clock.sleep_until(clock.now_s + seconds)
         else:
             await sleep(seconds)
 
     async def sleep_on_until(deadline: float) -> None:
-        if abs(deadline) != math.inf and trio.lowlevel.current_clock() is clock:
+        if abs(deadline) != math.inf and ticking_clock() is clock:
             await clock.sleep_until(deadline)
         else:
             await sleep_until(deadline)
 
-    trio.sleep, trio.sleep_until = sleep_on, sleep_on_until
+    trio.current_time, trio.sleep, trio.sleep_until = time_now, sleep_on, sleep_on_until
     try:
         yield
     finally:
-        trio.sleep, trio.sleep_until = sleep, sleep_until
+        trio.current_time, trio.sleep, trio.sleep_until = current_time, sleep, sleep_until
 
 
 @contextmanager

@@ -303,8 +303,8 @@ async def _receive_frame(channel: Channel[Credit]) -> Frame:
     reader = channel.reader
     preamble = decode_preamble(await reader.read_exactly(HEADER_BYTES))
     rest_bytes = preamble.rest_bytes
-    if reader.has(rest_bytes):
-        return decode_rest(preamble, reader.take(rest_bytes))
+    if (rest := reader.take(rest_bytes)) is not None:
+        return decode_rest(preamble, rest)
     with deadline(_patience_s(rest_bytes), f"{channel.peer} stopped in a frame"):
         return decode_rest(preamble, await reader.read_exactly(rest_bytes))
 

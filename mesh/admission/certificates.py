@@ -91,7 +91,7 @@ def expires_s(chain: Chain) -> int:
 
 def sponsors_of(chain: Chain) -> tuple[PeerId, ...]:
     """All above the leaf, the nearest first."""
-    return tuple(certificate.peer for certificate in chain[1:])
+    return tuple([certificate.peer for certificate in chain[1:]])
 
 
 def verify_shown(
@@ -187,8 +187,9 @@ def _fault_of_time(chain: Chain, now_s: float) -> str | None:
 
 
 def _fault_of_revocation(chain: Chain, is_revoked: IsRevoked) -> str | None:
+    sponsors = sponsors_of(chain)
     for depth, certificate in enumerate(chain):
-        if is_revoked(certificate.peer, sponsors_of(chain[depth:])):
+        if is_revoked(certificate.peer, sponsors[depth:]):
             if depth == 0:
                 return "its membership was revoked: to come back it needs a new home and a new invite"
             return f"the membership of its sponsor {shortened(certificate.peer)} was revoked: {NEW_INVITE}"

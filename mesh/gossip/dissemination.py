@@ -166,17 +166,14 @@ class Tree:
                 heapq.heappush(self._alarms, (now + limits.GOSSIP_GRAFT_S, id_))
             if len(missing.announcers) < ANNOUNCERS_MAX:
                 missing.announcers[source] = None
+        told = [*zip(split_ids(have.ids), have.hops, strict=True)]
         if self._own > source and source in self._links:
             heard = self._heard.setdefault(source, {})
-            heard |= {
-                id_: hops
-                for id_, hops in zip(split_ids(have.ids), have.hops, strict=True)
-                if id_ in self._echo.told
-            }
-        return [] if unknown or now < self._shortcut_at else self._shorten(have, source, now)
+            heard |= {id_: hops for id_, hops in told if id_ in self._echo.told}
+        return [] if unknown or now < self._shortcut_at else self._shorten(told, source, now)
 
-    def _shorten(self, have: Have, source: PeerId, now: float) -> list[Sent]:
-        for id_, hops in zip(split_ids(have.ids), have.hops, strict=False):
+    def _shorten(self, told: list[tuple[BundleId, int]], source: PeerId, now: float) -> list[Sent]:
+        for id_, hops in told:
             seen = self._recent.get(id_)
             if seen is None or not _is_shortcut(seen.hops, hops):
                 continue

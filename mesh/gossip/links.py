@@ -99,20 +99,20 @@ class Link:
 
     def _write_now(self) -> bool:
         """Whether it went out."""
-        if self._channel is None or trio.current_time() < self._rests_until:
+        now = trio.current_time()
+        if self._channel is None or now < self._rests_until:
             return False
         try:
             is_written = self._channel.send_raw_nowait(b"".join(self._waiting))
         except Disconnected:
             return False  # the task meets it again, and ends the link
         if is_written:
-            self._take_waiting()
+            self._written(now)
         return is_written
 
-    def _take_waiting(self) -> bytes:
-        frames, self._waiting, self._waiting_bytes = b"".join(self._waiting), [], 0
-        self._rests_until = trio.current_time() + limits.GOSSIP_WRITE_PAUSE_S
-        return frames
+    def _written(self, now: float) -> None:
+        self._waiting, self._waiting_bytes = [], 0
+        self._rests_until = now + limits.GOSSIP_WRITE_PAUSE_S
 
     def end(self) -> None:
         """After what waits has been written; idempotent."""
@@ -159,6 +159,7 @@ class Link:
             elif trio.current_time() < self._rests_until:
                 await trio.sleep_until(self._rests_until)
             elif not self._write_now():
-                frames = self._take_waiting()
+                frames = b"".join(self._waiting)
+                self._written(trio.current_time())
                 with deadline(limits.GOSSIP_LINK_S, f"{self.peer} reads nothing"):
                     await channel.send_raw(frames)

@@ -154,14 +154,16 @@ class Machine:
             self.counts["limited"] += 1
             return
         try:
-            if isinstance(message, wire.Join):
-                self._joined(peer, message.urgent)
-            elif isinstance(message, wire.Welcome):
-                self._welcomed(peer)
-            elif isinstance(message, wire.Full):
-                self._turned_away(peer)
-            elif peer in self._views.active:
-                self._hear(peer, message, rates)
+            match message:
+                case wire.Join(urgent):
+                    self._joined(peer, urgent)
+                case wire.Welcome():
+                    self._welcomed(peer)
+                case wire.Full():
+                    self._turned_away(peer)
+                case _:
+                    if peer in self._views.active:
+                        self._hear(peer, message, rates)
         except RemoteFault:
             self._cut_off(peer)
 

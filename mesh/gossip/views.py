@@ -123,7 +123,7 @@ class Views:
 
     def open_at(self) -> float:
         """When somebody may be asked again, or has not answered for too long."""
-        at = min(self.opening.values(), default=math.inf)
+        at = min(self.opening.values()) if self.opening else math.inf
         if len(self.active) + len(self.opening) < limits.GOSSIP_ACTIVE:
             free = [
                 max(self._avoided.get(peer, -math.inf), self._cut_off.get(peer, -math.inf))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import trio
 
@@ -51,12 +52,8 @@ class Guard:
     async def serve(self, what: str, stream: Stream, handler: Callable[[Stream], Awaitable[None]]) -> None:
         """Hand a stream to its handler; close it when the handler returns, reset it when it fails or is cancelled."""
         finished = False
-
-        async def handle() -> None:
-            await handler(stream)
-
         try:
-            finished = await self.contain(what, handle)
+            finished = await self.contain(what, partial(handler, stream))
         finally:
             with trio.move_on_after(1, shield=True):
                 await (stream.close() if finished else stream.reset())

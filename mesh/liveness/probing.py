@@ -80,7 +80,7 @@ class Probing:
     @property
     def deadline(self) -> float:
         """When somebody has owed for too long; rounds are begun by the caller at `round_at`."""
-        return min((probe.until for probe in self._probes.values()), default=math.inf)
+        return min([probe.until for probe in self._probes.values()], default=math.inf)
 
     def begin_round(self, peers: Iterable[PeerId], now: float) -> list[Ping]:
         """The next round is `PROBE_INTERVAL_S` from now. Whoever still owes is not pinged again."""

@@ -263,12 +263,13 @@ class Suspicion:
     def _keep_tombstones(self, now: float) -> list[Output]:
         """Of the dead as long as they are remembered, by whoever are their monitors now, and of nobody else."""
         outputs: list[Output] = []
-        for peer, standing in [*self._standings.items()]:
-            if standing.is_living:
-                if self._said.get(peer, math.inf) < standing.incarnation:
-                    del self._said[peer]
-                    outputs.append(Withdraw(peer))
-            elif now - standing.since > limits.TOMBSTONE_S:
+        for peer, said in [*self._said.items()]:
+            known = self._standings.get(peer)
+            if known is not None and known.is_living and said < known.incarnation:
+                del self._said[peer]
+                outputs.append(Withdraw(peer))
+        for peer, standing in [each for each in self._standings.items() if each[1].state > State.SUSPECT]:
+            if now - standing.since > limits.TOMBSTONE_S:
                 del self._standings[peer]
                 self._accused.pop(peer, None)
                 self._said.pop(peer, None)

@@ -18,16 +18,14 @@ class Candidates:
         self._watch = watch
         self._tell_gossip = tell_gossip
         self._told: frozenset[PeerId] = frozenset()
-        self._is_due = False
+        self.is_due = False
 
     def changed(self) -> None:
-        """Something may have: they are told by the next `tell`, since that costs a look at all members."""
-        self._is_due = True
+        """Something may have: they are to be told, when there is time, since that costs a look at all members."""
+        self.is_due = True
 
     def tell(self, connected: frozenset[PeerId], known: frozenset[PeerId]) -> None:
-        if not self._is_due:
-            return
-        self._is_due = False
+        self.is_due = False
         living = {peer for peer, state in self._watch.states().items() if state <= State.SUSPECT}
         candidates = frozenset(living | connected)
         if candidates != self._told:

@@ -291,7 +291,7 @@ class Members:
                 await self._wake.wait()
             welcome_until = self._refresh_welcome()
             self._handle(m.Alarm())
-            if self._papers.is_member and not self._is_leaving:
+            if self._candidates.is_due and self._papers.is_member and not self._is_leaving:
                 self._candidates.tell(
                     self._machine.connected, frozenset(each.peer for each in self.members())
                 )

@@ -46,10 +46,9 @@ class Detections:
         )
 
     def look(self, mesh: Mesh) -> None:
-        for sight in mesh.sights.values():
-            for peer, standing in sight.standings.items():
-                if standing.state is State.DEAD and standing.incarnation != NEVER and peer in mesh.peers:
-                    self._note(mesh, sight.name, peer, standing.since, standing.incarnation)
+        for sight, peer, standing in mesh.doubted:
+            if standing.state is State.DEAD and standing.incarnation != NEVER and peer in mesh.peers:
+                self._note(mesh, sight.name, peer, standing.since, standing.incarnation)
         for case in self._cases.values():
             if case.all_s is None:
                 self._close(mesh, case)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from operator import attrgetter
+from typing import Final
 
 from mesh.liveness.detector import State
 from mesh.liveness.standing import NEVER, Standing
@@ -12,6 +15,8 @@ from protocols.streams import Plane
 from simulations.invariants.bounds import TOGETHER_S
 from simulations.invariants.invariant import Breach, always, settled
 from simulations.invariants.mesh import Mesh
+
+_INCARNATION: Final = attrgetter("incarnation")
 
 LOOK_S = 0.5
 JOINED_S = TOGETHER_S + 10.0  # a connection that nobody needs at the moment is not made first
@@ -25,39 +30,31 @@ JOINED_S = TOGETHER_S + 10.0  # a connection that nobody needs at the moment is 
 def verdicts_have_grounds(mesh: Mesh) -> Iterator[Breach]:
     members = len(mesh.cluster.nodes)
     needed = max(1, min(limits.SUSPICIONS_NEEDED, members - 2))
-    for sight in mesh.sights.values():
-        lives_with_few = _lives_with_few(sight.standings)
-        lived_with_few = mesh.before(("few", sight.name, sight.run), lives_with_few) or False
-        for peer, standing in sight.standings.items():
-            # It is judged when it is new: the doubts and the others of that time make its grounds.
-            is_new = mesh.is_news(
-                ("verdict", sight.name, sight.run, peer), standing.state, standing.incarnation
-            )
-            is_verdict = standing.state is State.DEAD and standing.incarnation != NEVER
-            if not is_new or not is_verdict or peer not in mesh.peers or lives_with_few or lived_with_few:
-                continue
-            own = standing.doubts.get(sight.peer)
-            is_alone = own is not None and mesh.now - own.since >= limits.ALONE_S - LOOK_S
-            others = {monitor for monitor in standing.doubts if monitor != peer}
-            if len(others) < needed and not is_alone:
-                detail = f"{len(others)} doubt {mesh.name_of(peer)}, and {sight.name} calls it dead"
-                yield Breach((sight.name, mesh.name_of(peer)), detail)
+    for sight, peer, standing in mesh.doubted:
+        if standing.state is not State.DEAD or standing.incarnation == NEVER or peer not in mesh.peers:
+            continue
+        own = standing.doubts.get(sight.peer)
+        is_alone = own is not None and mesh.now - own.since >= limits.ALONE_S - LOOK_S
+        others = {monitor for monitor in standing.doubts if monitor != peer}
+        if len(others) < needed and not is_alone and not _lived_with_few(sight.standings, standing.since):
+            detail = f"{len(others)} doubt {mesh.name_of(peer)}, and {sight.name} calls it dead"
+            yield Breach((sight.name, mesh.name_of(peer)), detail)
 
 
 @always("S8", "Nobody doubts itself, and no table of doubts outgrows its bound.", every_s=LOOK_S)
 def doubts_are_of_others(mesh: Mesh) -> Iterator[Breach]:
-    for sight in mesh.sights.values():
-        for peer, standing in sight.standings.items():
-            if not standing.doubts:
-                continue
-            if peer in standing.doubts or len(standing.doubts) > limits.SUSPICIONS_MAX:
-                yield Breach((sight.name,), f"{len(standing.doubts)} doubts of {mesh.name_of(peer)}")
+    for sight, peer, standing in mesh.doubted:
+        if peer in standing.doubts or len(standing.doubts) > limits.SUSPICIONS_MAX:
+            yield Breach((sight.name,), f"{len(standing.doubts)} doubts of {mesh.name_of(peer)}")
 
 
 @always("S8", "Nobody is thought to be in an incarnation that it never spoke of.", every_s=LOOK_S)
 def incarnations_were_spoken(mesh: Mesh) -> Iterator[Breach]:
     spoken = {peer: high for history in mesh.histories.values() for peer, high in history.spoken.items()}
+    all_spoken = min(spoken.values(), default=NEVER)  # whoever is in no later one needs no look
     for sight in mesh.sights.values():
+        if max(map(_INCARNATION, sight.standings.values()), default=NEVER) <= all_spoken:
+            continue
         for peer, standing in sight.standings.items():
             if standing.incarnation > spoken.get(peer, standing.incarnation):
                 detail = f"{mesh.name_of(peer)} is in {spoken[peer]}, {sight.name} has {standing.incarnation}"
@@ -148,8 +145,12 @@ def what_has_come_is_not_missed(mesh: Mesh) -> Iterator[Breach]:
     "S8", "The living watch over each other: whoever has died or left is on nobody's ring.", every_s=LOOK_S
 )
 def rings_are_of_the_living(mesh: Mesh) -> Iterator[Breach]:
+    lost: defaultdict[str, set[PeerId]] = defaultdict(set)
+    for sight, peer, standing in mesh.doubted:
+        if not standing.is_living:
+            lost[sight.name].add(peer)
     for sight in mesh.awake:
-        living = {peer for peer, standing in sight.standings.items() if standing.is_living}
+        living = sight.standings.keys() - lost[sight.name]
         for peer in sorted(living.symmetric_difference(sight.ring) - {sight.peer}):
             detail = f"{mesh.name_of(peer)} is {sight.detector.state(peer).name}, and {'' if peer in living else 'still '}"
             detail += "no monitor" if peer in living else "a monitor"
@@ -160,13 +161,12 @@ def rings_are_of_the_living(mesh: Mesh) -> Iterator[Breach]:
     "S8", "The dead are remembered for as long as what was said of them before may come back.", every_s=LOOK_S
 )
 def the_dead_are_remembered(mesh: Mesh) -> Iterator[Breach]:
+    dead: defaultdict[str, dict[PeerId, float]] = defaultdict(dict)
+    for sight, peer, standing in mesh.doubted:
+        if standing.state is State.DEAD and standing.incarnation != NEVER:
+            dead[sight.name][peer] = standing.since
     for sight in mesh.sights.values():
-        dead = {
-            peer: standing.since
-            for peer, standing in sight.standings.items()
-            if standing.state is State.DEAD and standing.incarnation != NEVER
-        }
-        for peer, since in (mesh.before(("dead", sight.name, sight.run), dead) or {}).items():
+        for peer, since in (mesh.before(("dead", sight.name, sight.run), dead[sight.name]) or {}).items():
             if peer not in sight.standings and mesh.now - since < limits.TOMBSTONE_S - LOOK_S:
                 detail = f"{mesh.name_of(peer)} was dead for {mesh.now - since:.1f} s, and is forgotten"
                 yield Breach((sight.name, mesh.name_of(peer)), detail)
@@ -182,7 +182,7 @@ def the_dead_are_known(mesh: Mesh) -> Iterator[Breach]:
                 yield Breach((sight.name, mesh.name_of(peer)), detail, key=peer, within_s=TOGETHER_S)
 
 
-def _lives_with_few(standings: Mapping[PeerId, Standing]) -> bool:
-    """With fewer others alive, fewer have to agree."""
-    living = sum(standing.is_living for standing in standings.values())
+def _lived_with_few(standings: Mapping[PeerId, Standing], at_s: float) -> bool:
+    """With fewer others alive, fewer have to agree. Who has come since does not count."""
+    living = sum(standing.is_living and standing.since <= at_s for standing in standings.values())
     return living < limits.SUSPICIONS_NEEDED

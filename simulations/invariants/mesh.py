@@ -11,6 +11,8 @@ import trio
 from inference.sessions.relay import StageKey
 from inference.sessions.session import Session
 from inference.sessions.stage import Stage
+from mesh.liveness.detector import State
+from mesh.liveness.standing import Standing
 from node import api
 from protocols import limits
 from protocols.ids import PeerId, SessionId
@@ -72,9 +74,11 @@ class Mesh:
         self.entered: dict[SessionId, tuple[Sight, Session]] = {}
         self.stages: list[tuple[Sight, StageKey, Stage]] = []
         self._memory: dict[Hashable, object] = {}
+        self._doubted: list[tuple[Sight, PeerId, Standing]] | None = None
 
     def refresh(self) -> None:
         self.now = trio.current_time()
+        self._doubted = None
         self._find_processes()
         for reading in self.readings:
             reading.read()
@@ -118,6 +122,19 @@ class Mesh:
         self.core = [sight for sight in self.awake if sight.name in core] if core else self.awake
 
     # What invariants ask ---------------------------------------------------------------------------------------------
+
+    @property
+    def doubted(self) -> list[tuple[Sight, PeerId, Standing]]:
+        """Whom somebody holds for anything but plainly alive: doubted, suspected, dead or gone. Found once a look, because in a
+        large mesh there are very many others."""
+        if self._doubted is None:
+            self._doubted = [
+                (sight, peer, standing)
+                for sight in self.sights.values()
+                for peer, standing in sight.standings.items()
+                if standing.state is not State.ALIVE or standing.doubts
+            ]
+        return self._doubted
 
     @property
     def settled_at_s(self) -> float | None:

@@ -35,6 +35,7 @@ from protocols.session import OpenStage
 from protocols.streams import Plane
 from protocols.tensor import Header
 from simulations.machine.arithmetic import PREFIX_BYTES_MAX, ArithmeticEngine, ArithmeticEngines
+from simulations.network.connection import End
 
 if TYPE_CHECKING:
     from mesh.gossip.table import Table
@@ -70,9 +71,9 @@ class Sight:
         return self.detector._standings
 
     @property
-    def ring(self) -> tuple[PeerId, ...]:
+    def ring(self) -> list[PeerId]:
         """Among whom it sees the monitors and their subjects."""
-        return tuple(peer for _, peer in self.detector._ring._places)
+        return [peer for _, peer in self.detector._ring._places]
 
     @property
     def errands(self) -> int:
@@ -233,12 +234,11 @@ class Sight:
         return tuple(sorted({each.path for each in self.daemon._library._folders.values()}))
 
     @property
-    def believed(self) -> Iterator[Claim]:
+    def believed(self) -> list[Claim]:
         """What counts here as held, by anybody; in the order in which it was heard, since to sort it costs far more."""
         table = self.daemon.placement.claims
-        for holder, told in table._told.items():
-            if holder not in table._down:
-                yield from told.claims
+        told_by = [each for each in table._told.items() if each[1].claims]  # as a rule few of many
+        return [claim for holder, told in told_by if holder not in table._down for claim in told.claims]
 
     @property
     def claim_holders(self) -> int:
@@ -371,10 +371,10 @@ class Sight:
         return self.node.network.faults
 
     @property
-    def streams_per_connection(self) -> int:
-        """Of the busiest connection."""
-        ends = getattr(self.node.network, "_ends", {})
-        return max((len(end._streams) for group in ends.values() for end in group), default=0)
+    def connections(self) -> list[End]:
+        """Its ends of those that are up."""
+        assert self.node.network is not None
+        return [end for end in self.node.network._connections if end.is_up]
 
     def task_names(self) -> list[str]:
         """Of all tasks of the process."""

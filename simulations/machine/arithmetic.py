@@ -252,15 +252,11 @@ def _layer(layer: int, chain: list[Row], rows: list[Row]) -> list[Row]:
     """Appends to the chain of this layer; gives the rows for the next."""
     before, out = chain[-1] if chain else 0, []
     for row in rows:
-        before = _mixed(layer, before, row)
+        mixed = ((before * _FACTORS[0] + layer) ^ row) * _FACTORS[1] & _BITS
+        before = mixed ^ mixed >> 32
         out.append(before)
     chain += out
     return out
-
-
-def _mixed(layer: int, before: Row, row: Row) -> Row:
-    mixed = ((before * _FACTORS[0] + layer) ^ row) * _FACTORS[1] & _BITS
-    return mixed ^ mixed >> 32
 
 
 def _pack(rows: list[Row], dtype: DType) -> bytes:

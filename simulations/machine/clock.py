@@ -27,7 +27,7 @@ class VirtualClock:
 
     def wall(self) -> float:
         now = trio.current_time()
-        return EPOCH_S + now + self.skew_s + self._drifted_s(now)
+        return EPOCH_S + now + self.skew_s + (self._drifted_s(now) if self._drift_ppm else 0.0)
 
     def jump(self, by_s: float) -> None:
         """Somebody sets the wall clock; a negative time sets it back."""

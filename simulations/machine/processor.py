@@ -19,7 +19,7 @@ from typing import Any, Final, Generic, TypeVar
 import trio
 
 from protocols.errors import WeftError, WorkerDied
-from simulations.determinism import TickingClock, tick_of
+from simulations.determinism import TickingClock, tick_of, ticking_clock
 
 OutcomeT = TypeVar("OutcomeT")
 
@@ -124,8 +124,8 @@ class Processor:
     def _watch(self, job: Job[Any]) -> None:
         if self._hangs:
             return  # until the speed is set
-        clock = trio.lowlevel.current_clock()
-        if isinstance(clock, TickingClock):
+        clock = ticking_clock()
+        if clock is not None:
             left_s = max(job.end - self._time(), _EXACT_S) * self._factor
             _call_in(clock, left_s, lambda _: self._look_at(job))
         else:
@@ -149,8 +149,8 @@ class Processor:
         bell = trio.Event()
         self._bells[bell] = None
         try:
-            clock = trio.lowlevel.current_clock()
-            if isinstance(clock, TickingClock):  # costs less than a cancel scope
+            clock = ticking_clock()
+            if clock is not None:  # costs less than a cancel scope
                 if for_s < math.inf:
                     _call_in(clock, for_s, lambda _: bell.set())
                 await bell.wait()

@@ -91,6 +91,11 @@ class End:
         return not (self._streams or self._openings)
 
     @property
+    def streams(self) -> int:
+        """That this side has and has not closed."""
+        return len(self._streams)
+
+    @property
     def info(self) -> ConnectionInfo:
         return ConnectionInfo(self.peer, self.plane, SECURITY, self.dialled, self.is_member, self.address)
 

@@ -12,7 +12,7 @@ from typing import Final, Protocol
 
 import trio
 
-from simulations.determinism import TickingClock
+from simulations.determinism import ticking_clock
 
 TICKS_PER_S: Final = 1000
 NOISE: Final = 1e-3
@@ -44,8 +44,8 @@ class Delivery:
 
     def book(self, at_ms: int, due: Due) -> None:
         """Have `due.deliver` called at that time, or as soon as possible if it has passed."""
-        clock = trio.lowlevel.current_clock()
-        if isinstance(clock, TickingClock):
+        clock = ticking_clock()
+        if clock is not None:
             clock.call_at(at_ms, due.deliver)
             return
         booked = self._due.get(at_ms)

@@ -15,6 +15,7 @@ from protocols import limits
 from protocols.errors import Disconnected
 from protocols.ids import PeerId
 from protocols.streams import Priority, StreamKind
+from simulations.determinism import parked
 from simulations.network.wire import DATA, Wire
 
 SEGMENT_BYTES: Final = limits.WIRE_CHUNK_BYTES
@@ -37,12 +38,13 @@ class _Waiting:
             del self.tasks[task]
             return trio.lowlevel.Abort.SUCCEEDED
 
-        await trio.lowlevel.wait_task_rescheduled(leave)
+        await parked(leave)
 
     def wake(self) -> None:
-        tasks, self.tasks = self.tasks, {}
-        for task in tasks:
-            trio.lowlevel.reschedule(task)
+        if self.tasks:
+            tasks, self.tasks = self.tasks, {}
+            for task in tasks:
+                trio.lowlevel.reschedule(task)
 
 
 class VirtualStream:
@@ -121,12 +123,13 @@ class VirtualStream:
     def send_nowait(self, data: bytes | bytearray | memoryview) -> bool:
         self._check_sendable()
         whole = data if isinstance(data, bytes) else memoryview(data).cast("B")
-        if len(whole) > self._room_bytes or self._writers.tasks:
+        size_bytes = len(whole)
+        if size_bytes > self._room_bytes or self._writers.tasks:
             return False
-        if len(whole) <= SEGMENT_BYTES:
+        if size_bytes <= SEGMENT_BYTES:
             self._post(whole)
             return True
-        for start in range(0, len(whole), SEGMENT_BYTES):
+        for start in range(0, size_bytes, SEGMENT_BYTES):
             self._post(whole[start : start + SEGMENT_BYTES])
         return True
 
@@ -148,13 +151,8 @@ class VirtualStream:
             await self._readers.wait()
         if self._failure is not None and (self._was_reset_here or not self._is_ended):
             raise Disconnected(self._failure)
-        inbound = self._inbound
-        if len(inbound) <= max_bytes:
-            data = bytes(inbound)
-            inbound.clear()
-        else:
-            data = bytes(inbound[:max_bytes])
-            del inbound[:max_bytes]
+        data = bytes(self._inbound[:max_bytes])
+        del self._inbound[:max_bytes]
         self._read_bytes += len(data)
         if self._read_bytes * 2 >= self._window_bytes and not (self._is_ended or self._failure is not None):
             self._widen()
@@ -194,8 +192,7 @@ class VirtualStream:
     def arrive(self, data: bytes) -> None:
         if self._failure is None:
             self._inbound += data
-            if self._readers.tasks:
-                self._readers.wake()
+            self._readers.wake()
 
     def make_room(self, size_bytes: int) -> None:
         self._room_bytes += size_bytes

@@ -35,7 +35,7 @@ from simulations.trace import Trace
 
 BREAKS: Final = "breaks "
 """How the observer begins its events, which repeat the violations."""
-COLLECTED_EVERY: Final = (50_000, 20, 100)  # objects, and rounds of the younger generation
+COLLECTED_EVERY: Final = (50_000, 200, 10)  # objects, and rounds of the younger generation
 LOOK_S: Final = 0.1
 """Of virtual time, between two looks at whether the run is to end."""
 

@@ -28,8 +28,8 @@ MUTANTS = (
     Mutant(
         "tombstone-forgotten",
         SUSPICION,
-        "elif now - standing.since > limits.TOMBSTONE_S:",
-        "elif now - standing.since > 1.0:",
+        "if now - standing.since > limits.TOMBSTONE_S:",
+        "if now - standing.since > 1.0:",
         "the dead are forgotten at once, and old news revives them",
     ),
     Mutant(

@@ -175,7 +175,7 @@ class Server:
         steps = self._queue.next()
         if not steps:
             return
-        step_rows = sum(step.rows for step in steps)
+        step_rows = sum([step.rows for step in steps])
         began = self._told_at = self._now()
         self._gaps.begin((steps[0].key[0], not steps[0].is_short), began)
         outcomes = self._step_together(steps)

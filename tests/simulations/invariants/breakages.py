@@ -472,5 +472,9 @@ def overfull(mesh: Mesh) -> AbstractContextManager[None]:
 
 def crowded(mesh: Mesh) -> AbstractContextManager[None]:
     network: Any = sight(mesh).node.network
-    one = network.connections()[0]
-    return having(network, "connections", lambda: [one] * (2 * limits.MEMBERS_MAX + 1))
+    return having(network, "_connections", [sight(mesh).connections[0]] * (2 * limits.MEMBERS_MAX + 1))
+
+
+def many_streams(mesh: Mesh) -> AbstractContextManager[None]:
+    streams = dict.fromkeys(range(2 * limits.STREAMS_PER_CONNECTION_MAX + 1))
+    return having(sight(mesh).connections[0], "_streams", streams)

@@ -160,6 +160,7 @@ BREAKAGES: dict[str, b.Breakage] = {
     "runs_go_on": b.forgetful_run,
     "tables_are_bounded": b.overfull,
     "connections_are_bounded": b.crowded,
+    "streams_are_bounded": b.many_streams,
     "stages_are_bounded": lambda mesh: b.having(b.stage(mesh), "rows", 5000),
     "tasks_are_bounded": lambda mesh: b.having(b.sight(mesh), "task_names", lambda: ["a task"] * 5000),
     "nobody_panics": b.panic,
