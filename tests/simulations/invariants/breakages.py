@@ -367,8 +367,11 @@ def thought_wrong(mesh: Mesh) -> AbstractContextManager[None]:
     return holding(sight(mesh).records, sight(mesh, "n2").peer, record)  # type: ignore[arg-type]
 
 
-def dead_without_grounds(mesh: Mesh) -> AbstractContextManager[None]:
-    return having(standing(mesh), "state", State.DEAD)
+@contextmanager
+def dead_without_grounds(mesh: Mesh) -> Iterator[None]:
+    """Somebody has just become dead, and nobody doubted it."""
+    with having(standing(mesh), "state", State.DEAD), having(standing(mesh), "since", mesh.now):
+        yield
 
 
 def self_doubt(mesh: Mesh) -> AbstractContextManager[None]:
