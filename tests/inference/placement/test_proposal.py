@@ -138,6 +138,7 @@ def test_when_every_holder_fails_the_user_hears_each_reason_in_one_line():
     mesh = Mesh(a_proposal(), lambda each: (Granted(1), LoadFailed("tensor w arrived with another hash")))
     assert isinstance(mesh.end, GaveUp)
     assert "tiny could not be placed: AAAAAAAA did not take layers 0-1: tensor w arrived" in mesh.end.message
+    assert "No other node is left to ask" in mesh.end.message
     assert "weft invite" in mesh.end.message
     assert "\n" not in mesh.end.message
     assert mesh.held == set()
