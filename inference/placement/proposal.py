@@ -209,7 +209,9 @@ class Proposal:
         if self.rounds > limits.PLAN_ROUNDS_MAX:
             return self._give_up(f"{limits.PLAN_ROUNDS_MAX} plans were tried: look at 'weft status'.")
         if self._troubles and not self.capacities:
-            return self._give_up("No other node is left to ask: mend that and offer it again, or let more join with 'weft invite'.")
+            return self._give_up(
+                "No other node is left to ask: mend that and offer it again, or let more join with 'weft invite'."
+            )
         try:
             assert self.replacing is not None
             self.plan = plan = self.replacing.plan(self.capacities)
