@@ -196,7 +196,10 @@ class Table:
             for place, word in tuple(author.words.items()):
                 if word.heard.made_ms > made_ms:
                     self._remove(peer, author, place)
-            author.floor = min(author.floor, made_ms)
+            if (
+                author.floor > made_ms
+            ):  # words of such a time have been let go of, and it would keep out all others
+                author.floor = -1
             if not author.words:
                 del self.authors[peer]
 

@@ -11,7 +11,7 @@ use. So a peer that fills the store with prompts pushes out its own, and nobody'
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Collection, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -97,9 +97,9 @@ class Prefixes(Generic[ContentT]):
         self._touch(before)
         if size_bytes + sum(self._blocks[key].size_bytes for key in before) > bytes_max:
             return False
-        coming = Counter({chain.peer: size_bytes})
+        coming, spared = Counter({chain.peer: size_bytes}), frozenset(before)
         while self.size_bytes + size_bytes > bytes_max:
-            leaving = self._to_leave(self._bytes + coming, before)
+            leaving = self._to_leave(self._bytes + coming, spared)
             if leaving is None:
                 return False
             self._drop(leaving)
@@ -129,7 +129,9 @@ class Prefixes(Generic[ContentT]):
         self._bytes.clear()
         self.size_bytes = 0
 
-    def _to_leave(self, bytes_of: Counter[PeerId], spared: Collection[BlockKey] = ()) -> BlockKey | None:
+    def _to_leave(
+        self, bytes_of: Counter[PeerId], spared: frozenset[BlockKey] = frozenset()
+    ) -> BlockKey | None:
         """The longest unused block of whoever has the most; None if all of that are spared."""
         most = max(bytes_of.values(), default=0)
         return next((key for key in self._blocks if bytes_of[key[1]] == most and key not in spared), None)

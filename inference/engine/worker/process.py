@@ -26,7 +26,7 @@ from inference.engine.parallel.orders import RankLost
 from inference.engine.parallel.starting import leading_engines
 from inference.engine.worker.server import Engines, run
 from inference.engine.worker.socket import Connection
-from inference.engine.worker.wire import Failed, Ready, encode
+from inference.engine.worker.wire import READY_ON_HOST, Failed, Ready, encode
 from protocols.errors import UserError
 
 
@@ -80,7 +80,7 @@ def refuse(descriptor: int, error: UserError) -> None:
         end.sendall(encode(0, Failed(type(error).__name__, str(error))))
 
 
-def serve(descriptor: int, engines: Engines, ready: Ready = Ready()) -> None:  # noqa: B008
+def serve(descriptor: int, engines: Engines, ready: Ready = READY_ON_HOST) -> None:
     """Returns when the daemon has closed its end or is gone."""
     with socket.socket(fileno=descriptor) as end:
         waiting = (

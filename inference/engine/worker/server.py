@@ -21,6 +21,7 @@ from inference.engine.batching.waiting import Body as Body
 from inference.engine.batching.waiting import StepKey, WaitingStep
 from inference.engine.worker.socket import Connection
 from inference.engine.worker.wire import (
+    READY_ON_HOST,
     Advanced,
     Answer,
     CacheOpened,
@@ -112,7 +113,7 @@ def run(
     connection: Connection,
     engines: Engines,
     now: Callable[[], float],
-    ready: Ready = Ready(),  # noqa: B008
+    ready: Ready = READY_ON_HOST,
 ) -> None:
     """Serve until the daemon is gone, which raises `EOFError` or what the socket raises."""
     server = Server(connection, engines, now)

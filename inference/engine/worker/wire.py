@@ -95,6 +95,9 @@ class Ready(msgspec.Struct, frozen=True, array_like=True, tag="ready"):
     budget_bytes: int = 0
 
 
+READY_ON_HOST: Final = Ready()
+
+
 class Advanced(msgspec.Struct, frozen=True, array_like=True, tag="advanced"):
     """Bytes of a load; not more often than every `WORKER_PROGRESS_S`, and once at its end."""
 

@@ -31,7 +31,7 @@ from tests.inference.engine.checkpoints import (
     save_checkpoint,
     spec,
 )
-from tests.inference.engine.test_device import PROMPT, ROWS_MAX, said
+from tests.inference.engine.test_device import PROMPT, ROWS_MAX, check_answers, said
 
 pytestmark = pytest.mark.skipif(bool(cuda_lack()), reason=f"no card to test on: {cuda_lack()}")
 
@@ -50,16 +50,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
 def test_a_card_says_in_f32_what_the_processor_says_whole_and_cut(
     tmp_path: Path, family: str, card: Device
 ) -> None:
-    checkpoint = save_checkpoint(tmp_path, family)
-    expected = said([checkpoint.engine(dtype="f32")])
-    assert said([checkpoint.engine(dtype="f32", device=card)]) == expected
-    cut = [checkpoint.engine(each, "f32", device=card) for each in (LayerRange(0, 1), LayerRange(1, 3))]
-    assert said(cut) == expected
-    mixed = [
-        checkpoint.engine(LayerRange(0, 1), "f32"),
-        checkpoint.engine(LayerRange(1, 3), "f32", device=card),
-    ]
-    assert said(mixed) == expected
+    check_answers(tmp_path, family, card)
 
 
 @pytest.mark.parametrize("dtype", ["f32", "bf16"])

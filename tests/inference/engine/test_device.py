@@ -60,18 +60,23 @@ def said(engines: list[ShardEngine]) -> list[int]:
     return tokens
 
 
-@pytest.mark.parametrize("family", FAMILY_CHANGES)
-def test_a_device_says_in_f32_what_the_processor_says_whole_and_cut(tmp_path: Path, family: str) -> None:
-    checkpoint = save_checkpoint(tmp_path, family)
+def check_answers(folder: Path, family: str, device: Device) -> None:
+    """In f32 the device says what the processor says: alone, cut in two, and together with the processor."""
+    checkpoint = save_checkpoint(folder, family)
     expected = said([checkpoint.engine(dtype="f32")])
-    assert said([checkpoint.engine(dtype="f32", device=PAGED)]) == expected
-    cut = [checkpoint.engine(each, "f32", device=PAGED) for each in (LayerRange(0, 1), LayerRange(1, 3))]
+    assert said([checkpoint.engine(dtype="f32", device=device)]) == expected
+    cut = [checkpoint.engine(each, "f32", device=device) for each in (LayerRange(0, 1), LayerRange(1, 3))]
     assert said(cut) == expected
     mixed = [
         checkpoint.engine(LayerRange(0, 1), "f32"),
-        checkpoint.engine(LayerRange(1, 3), "f32", device=PAGED),
+        checkpoint.engine(LayerRange(1, 3), "f32", device=device),
     ]
     assert said(mixed) == expected
+
+
+@pytest.mark.parametrize("family", FAMILY_CHANGES)
+def test_a_device_says_in_f32_what_the_processor_says_whole_and_cut(tmp_path: Path, family: str) -> None:
+    check_answers(tmp_path, family, PAGED)
 
 
 @pytest.mark.parametrize("dtype", ["f32", "bf16"])

@@ -184,3 +184,21 @@ def test_a_forgotten_author_leaves_nothing() -> None:
     assert not table.authors
     assert not table.bundles
     assert not shown(table)
+
+
+def test_what_was_made_later_than_can_be_goes_and_keeps_no_other_words_out() -> None:
+    table, late = Table(), NOW + 3_600_000
+    for number in range(limits.GOSSIP_AUTHOR_ITEMS_MAX + 1):
+        merge(table, said(late + number, f"k{number}", ttl_s=7200, made_ms=late))
+    assert table.authors[ADA].floor == late  # one too many: the oldest has gone
+    merge(table, said(late + 5000, "dated anew"))
+    table.forget_made_after(NOW + 600_000, spared=BOB)
+    assert [heard.key for heard in shown(table)] == ["dated anew"]
+    assert merge(table, said(NOW, "k"))
+
+
+def test_an_author_that_is_spared_keeps_what_it_made_later_than_can_be() -> None:
+    table = Table()
+    merge(table, said(NOW, made_ms=NOW + 3_600_000))
+    table.forget_made_after(NOW, spared=ADA)
+    assert shown(table)
