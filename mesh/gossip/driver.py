@@ -185,16 +185,19 @@ class Gossip:
     # Links --------------------------------------------------------------------------------------------------------
 
     async def _open(self, link: Link) -> None:
+        is_open = False
         try:
             async with dial(
                 self._network, link.peer, streams.GOSSIP, GOSSIP_CODEC, self._network_id
             ) as channel:
+                is_open = True
                 if self._links.get(link.peer) is link:
                     self._handle(Opened(link.peer))
                     await self._run(link, channel)
         except (Unavailable, RemoteFault) as error:
             log.debug("a gossip link has ended", peer=shortened(link.peer), reason=str(error))
-            self._forget(link, error)
+            # One of the two not letting the other in breaks no rule of gossip, and is over when a clock is set.
+            self._forget(link, error if is_open else None)
         else:
             self._forget(link, None)
 

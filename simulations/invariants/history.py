@@ -95,3 +95,8 @@ class History:
     def has_kept_its_disk(self) -> bool:
         """Whether all that it ever wrote is there."""
         return not self.node.disk.was_damaged and len(self.spoken) < 2
+
+    @property
+    def has_kept_everything(self) -> bool:
+        """Whether its disk has in addition taken all that it was given."""
+        return self.has_kept_its_disk and not self.had_a_full_disk

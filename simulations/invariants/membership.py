@@ -71,7 +71,7 @@ def incarnations_rise(mesh: Mesh) -> Iterator[Breach]:
         history = mesh.histories[sight.name]
         if run == sight.run and incarnation < before:
             yield Breach((sight.name,), f"from {before} to {incarnation}")
-        is_new_run = run not in (0, sight.run) and history.has_kept_its_disk and not history.had_a_full_disk
+        is_new_run = run not in (0, sight.run) and history.has_kept_everything
         if is_new_run and incarnation <= before:
             yield Breach(
                 (sight.name,), f"a new run began with {incarnation}, the one before had reached {before}"

@@ -138,7 +138,7 @@ def claims_of_the_dead_end(mesh: Mesh) -> Iterator[Breach]:
 )
 def layers_have_a_primary(mesh: Mesh) -> Iterator[Breach]:
     if len(mesh.awake) < len(mesh.cluster.nodes) or not all(
-        history.has_kept_its_disk and not history.had_a_full_disk for history in mesh.histories.values()
+        history.has_kept_everything for history in mesh.histories.values()
     ):
         return
     covered: defaultdict[ModelDigest, set[int]] = defaultdict(set)

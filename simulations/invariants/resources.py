@@ -85,7 +85,7 @@ def _left_open(mesh: Mesh) -> Iterator[tuple[Sight, StageKey]]:
             if key[0] in mesh.entered or key in pending or sight.worker_stands_still:
                 continue
             entry = mesh.by_peer.get(sight.entry_of(key) or sight.peer)
-            is_reached = entry is None or mesh.are_linked(sight.peer, entry.peer)
+            is_reached = entry is None or mesh.are_near(sight.peer, entry.peer)
             if is_reached and (entry is None or entry in mesh.awake):
                 yield sight, key
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import trio
 
@@ -15,7 +17,7 @@ from protocols.hello import encode_hello
 from protocols.streams import Plane
 from simulations.determinism import run_deterministically
 from simulations.network.internet import NETWORK_ID, VirtualNetwork, VirtualWorld
-from tests.contracts.talk import introduce, running
+from tests.contracts.talk import contact_of, introduce, running
 from tests.mesh.gossip.meshes import push_of
 from tests.mesh.gossip.rig import gossip_on, gossiping, identity, linked, until
 from tests.virtual_time import ON_VIRTUAL_TIME
@@ -164,6 +166,21 @@ class TestOnTheVirtualNetwork:
             assert not await join()
             await trio.sleep(limits.GOSSIP_CUT_OFF_S)
             assert await join()
+            nursery.cancel_scope.cancel()
+
+    async def test_two_that_do_not_let_each_other_in_are_linked_soon_after_they_do(self) -> None:
+        everyone = networks(VirtualWorld(), 2)
+        async with running(*everyone), trio.open_nursery() as nursery:
+            for network, other in itertools.permutations(everyone):
+                network.learn(contact_of(other))
+            nodes = [gossip_on(network, number) for number, network in enumerate(everyone, 1)]
+            for node in nodes:
+                await nursery.start(node.run)
+                node.set_candidates([network.peer for network in everyone])
+            await trio.sleep(10)
+            assert not any(node.neighbours for node in nodes)
+            introduce(*everyone)
+            await until(lambda: all(node.neighbours for node in nodes), 2 * limits.GOSSIP_AVOID_S)
             nursery.cancel_scope.cancel()
 
     async def test_forged_bundles_are_refused_and_their_relay_is_cut_off(self) -> None:
