@@ -6,6 +6,7 @@ of incarnations past are void. A doubt of one that has not been heard of yet cou
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Final
@@ -37,6 +38,7 @@ class Standing:
     boot: bytes = b""
     doubts: dict[PeerId, Doubt] = field(default_factory=dict)
     doubted_at: float | None = None
+    shown_at: float = -math.inf  # to another run than the one that is known
 
     @property
     def is_living(self) -> bool:

@@ -48,6 +48,7 @@ from protocols.ids import PeerId
 from protocols.liveness import INCARNATION_MAX, Alive, Left, LivenessItem, Suspect
 
 LATE_S: Final = 0.25
+SHOWN_PAUSE_S: Final = 5.0  # two machines with one key would talk each other up
 
 
 class Suspicion:
@@ -333,7 +334,7 @@ class Suspicion:
         standing = self._standing(author, now)
         was, before = standing.state, standing.boot
         if not standing.alive(item.incarnation, item.boot, now):
-            return []
+            return self._show(author, standing, item.boot, now)
         if standing.doubts:  # of this incarnation, heard before it
             self._accused[author] = None
         if was is State.ALIVE and item.boot == before:
@@ -341,6 +342,14 @@ class Suspicion:
         if was > State.SUSPECT:
             self._ring.add(author)
         return [MemberAlive(author, item.incarnation)]
+
+    def _show(self, peer: PeerId, standing: Standing, boot: bytes, now: float) -> list[Output]:
+        """A run that has lost what an earlier one reserved learns what is known of that, and goes past it."""
+        is_other_run = standing.boot not in (b"", boot) and peer in self._connected
+        if not is_other_run or now - standing.shown_at < SHOWN_PAUSE_S:
+            return []
+        standing.shown_at = now
+        return [Tell(peer, (Suspect(peer, standing.incarnation),))]
 
     def _hear_doubt(self, author: PeerId, item: Suspect, now: float) -> list[Output]:
         subject = item.subject

@@ -196,6 +196,8 @@ def stages_serve_their_places(mesh: Mesh) -> Iterator[Breach]:
 )
 def stages_that_wait_are_known(mesh: Mesh) -> Iterator[Breach]:
     for id_, (sight, session) in mesh.entered.items():
+        if sight not in mesh.awake:
+            continue  # it has not read yet what became of the stage
         for index, place in enumerate(session.places):
             holder = mesh.by_peer.get(place.peer)
             is_loading = place.busy and not place.opened  # by what it said last

@@ -15,7 +15,7 @@ an old range counts until its claim is released.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -115,14 +115,21 @@ class Verdict:
     superseded: tuple[Grant, ...] = ()
 
 
+IsReady = Callable[[Grant], bool]
+
+
+def _is_there(_grant: Grant) -> bool:
+    return True
+
+
 @dataclass(slots=True)
 class Grants:
     policy: GrantPolicy = field(default_factory=GrantPolicy)
     _grants: list[Grant] = field(default_factory=list)
     _highest: dict[ModelDigest, tuple[int, PeerId]] = field(default_factory=dict)
 
-    def offer(self, offer: Offer, free_bytes: int, now: float) -> Verdict:
-        """Grant or decline. Raises `Malformed` for an empty range, or for a kind that a node can't hold."""
+    def offer(self, offer: Offer, free_bytes: int, now: float, is_ready: IsReady = _is_there) -> Verdict:
+        """Grant or decline, which changes nothing; `is_ready` says whether what was claimed lies there. Raises `Malformed` for an empty range, or for a kind that a node can't hold."""
         if offer.range.layers < 1:
             raise Malformed(f"an offer of the empty range {offer.range}", offer.proposer)
         if offer.kind is StandbyKind.COLD or (offer.kind is StandbyKind.MAPPED and not offer.standby):
@@ -136,6 +143,10 @@ class Grants:
         rest = [grant for grant in self._grants if grant not in superseded]
         same = next((grant for grant in rest if _is_same(grant, offer)), None)
         if same is not None:
+            if not same.is_claimed:
+                return Verdict(Declined("that range is being loaded already"))
+            if not is_ready(same):
+                return Verdict(Declined("it loads that range again, or for a session that needs it"))
             return self._again(same, offer, superseded)
         declined = self._lacking(offer, rest, free_bytes)
         if declined is not None:
@@ -273,8 +284,6 @@ class Grants:
         return is_others and not grant.is_claimed
 
     def _again(self, grant: Grant, offer: Offer, superseded: tuple[Grant, ...]) -> Verdict:
-        if not grant.is_claimed:
-            return Verdict(Declined("that range is being loaded already"))
         self._grants = [other for other in self._grants if other not in superseded]
         grant.earlier = (*grant.earlier, grant.offer)[-EARLIER_MAX:]
         grant.offer, grant.is_adopted = offer, False

@@ -153,7 +153,7 @@ class Holder:
         """Grant or decline, load, claim. Raises `Unauthenticated` for an offer in another's name."""
         if offer.proposer != channel.peer:
             raise Unauthenticated("an offer in the name of another peer", channel.peer)
-        verdict = self.grants.offer(offer, self._worker.free_bytes(), trio.current_time())
+        verdict = self.grants.offer(offer, self._worker.free_bytes(), trio.current_time(), self._is_ready)
         for grant in verdict.superseded:
             self._stop(grant)
         if verdict.grant is None:
@@ -190,11 +190,12 @@ class Holder:
         for holding in released:
             await self._let_go(holding)
 
+    def _is_ready(self, grant: Grant) -> bool:
+        holding = self.holdings.get((grant.offer.model, grant.offer.range))
+        return holding is not None and holding.is_as_granted
+
     async def _claim_again(self, channel: Channel[PlacementMessage], grant: Grant) -> None:
         key = (grant.offer.model, grant.offer.range)
-        if key not in self.holdings or self.holdings[key].is_loaded is grant.is_mapped:
-            await channel.send(Declined("it loads that range again, or for a session that needs it"))
-            return
         self.holdings[key] = self.holdings[key].offered_again()
         self._changed()
         await channel.send(Granted(grant.offer.term))

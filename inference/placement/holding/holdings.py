@@ -71,6 +71,11 @@ class Holding:
     def resident_bytes(self) -> int:
         return self.loaded.resident_bytes if self.loaded else 0
 
+    @property
+    def is_as_granted(self) -> bool:
+        """A range may be loading again, or for a session that needs it."""
+        return self.is_loaded is not self.grant.is_mapped
+
     def mapped_again(self) -> Holding:
         """The same range without its shard."""
         claim = msgspec.structs.replace(self.claim, kind=StandbyKind.MAPPED)

@@ -10,7 +10,7 @@ from mesh.liveness import suspicion_events as e
 from mesh.liveness.detector import MemberAlive, MemberDead, MemberLeft, MemberSuspect, State
 from mesh.liveness.probing import AskAfter, Ping
 from mesh.liveness.ring import Ring
-from mesh.liveness.suspicion import LATE_S, Suspicion
+from mesh.liveness.suspicion import LATE_S, SHOWN_PAUSE_S, Suspicion
 from protocols import limits
 from protocols.ids import PeerId
 from protocols.liveness import INCARNATION_MAX, Alive, Left, LivenessItem, Suspect
@@ -87,8 +87,8 @@ def test_alive_is_idempotent_and_an_old_incarnation_is_ignored() -> None:
     machine = node(A, B, C)
     for incarnation in (5, 4, 0):
         assert hear(machine, A, Alive(incarnation, BOOT)) == []
-    assert hear(machine, A, Alive(5, OTHER_BOOT)) == []  # two at one incarnation: the first one counts
-    assert machine.incarnation_of(A) == 5
+    hear(machine, A, Alive(5, OTHER_BOOT))  # two at one incarnation: the first one counts
+    assert (machine.incarnation_of(A), machine.boot_of(A)) == (5, BOOT)
     assert hear(machine, A, Alive(6, BOOT)) == []
     assert machine.incarnation_of(A) == 6
 
@@ -102,6 +102,34 @@ def test_another_run_of_a_living_member_is_told_and_so_is_the_first_that_says_it
     machine.handle(e.Connected(A), 0.0)
     assert hear(machine, A, Alive(5, BOOT)) == [MemberAlive(A, 5)]
     assert machine.boot_of(A) == BOOT
+
+
+@pytest.mark.parametrize("incarnation", [5, 2])
+def test_a_run_whose_disk_has_forgotten_an_earlier_one_is_shown_that_and_goes_past_it(
+    incarnation: int,
+) -> None:
+    machine, restarted = node(A), Suspicion(A, incarnation, OTHER_BOOT)
+    restarted.start(0.0)
+    for event in (e.Candidates(frozenset({OWN})), e.Connected(OWN)):
+        restarted.handle(event, 0.0)
+    (told,) = hear(machine, A, Alive(incarnation, OTHER_BOOT))
+    assert told == e.Tell(A, (Suspect(A, 5),))
+    (again,) = [
+        each.items[0] for each in hear(restarted, OWN, Suspect(A, 5), 1.0) if isinstance(each, e.Tell)
+    ]
+    assert hear(machine, A, again) == [MemberAlive(A, 6)]
+    assert machine.boot_of(A) == OTHER_BOOT
+
+
+def test_two_runs_with_one_key_are_not_shown_each_other_all_the_time() -> None:
+    machine = node(A)
+    assert hear(machine, A, Alive(5, OTHER_BOOT))
+    assert not any(hear(machine, A, Alive(5, OTHER_BOOT), now) for now in (0.1, SHOWN_PAUSE_S - 0.1))
+    assert hear(machine, A, Alive(5, OTHER_BOOT), SHOWN_PAUSE_S)
+
+
+def test_what_an_earlier_run_said_of_one_that_is_not_connected_is_answered_by_nothing() -> None:
+    assert hear(node(A, connected=False), A, Alive(4, OTHER_BOOT)) == []
 
 
 def dead(machine: Suspicion, peer: PeerId, *monitors: PeerId, now: float = 0.0) -> list[e.Output]:

@@ -116,6 +116,20 @@ def test_the_range_that_is_held_is_granted_again_without_a_load():
     assert grant.offer.standby
 
 
+def test_an_offer_of_a_range_that_is_loading_again_changes_nothing():
+    grants = Grants()
+    kept = grants.offer(an_offer(), 100, 0).grant
+    grants.claim(kept, 40, 0)
+    adopted = grants.adopt(an_offer(4, 8, term=0), 100, 0)
+    for grant in (kept, adopted):
+        offer, held = grant.offer, grant.offer.range
+        again = an_offer(held.start, held.end, term=2, proposer=B)
+        assert isinstance(grants.offer(again, 100, 1, lambda _grant: False).reply, Declined)
+        assert (grant.offer, grant.earlier) == (offer, ())
+    assert (kept.is_adopted, adopted.is_adopted) == (False, True)
+    assert grants.highest(MODEL) == (1, A)
+
+
 def test_the_same_range_in_another_dtype_replaces_it_when_loaded():
     grants = Grants()
     old = grants.offer(an_offer(), 100, 0).grant
