@@ -56,6 +56,7 @@ async def open_daemon(config: Config, folders: Folders) -> AsyncIterator[api.Nod
         config.worker.device,
         given_bytes,
         config.worker.tensor_parallel,
+        config.worker.kv,
     )
     worker = WorkerClient(spawn, worker_bytes, _room_bytes)
     async with peer_nursery() as nursery:

@@ -48,9 +48,10 @@ def torch_worker(
     device: str = "cpu",
     card_bytes: int = 0,
     ranks: int = 1,
+    kv: str = "model",
 ) -> Spawn:
     """Spawns workers with that many torch threads and that much memory for shards and caches, of which prompts that are kept for
-    later sessions may have `prefix_share`.
+    later sessions may have `prefix_share`. Keys and values are kept in `kv`: "model", as the dtype of each model has them, or "int8".
 
     Weights that they quantise are kept in the folder `quantised`, if it has a name. `device` is "cpu", "cuda", or "auto" for a
     card where there is one; on a card they have `card_bytes` of its memory, or a share of what is free if that is 0. Each worker is
@@ -66,6 +67,7 @@ def torch_worker(
         quantised,
         str(prefix_share),
         device,
+        kv,
         str(card_bytes),
         str(ranks),
     )

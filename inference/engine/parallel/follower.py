@@ -1,5 +1,5 @@
 """A process that computes its slice of whatever the first rank begins:
-`python -m inference.engine.parallel.follower RANK OF THREADS MEMORY_BYTES FOLDER PREFIX_SHARE SILENCE_S BACKEND MEETING PAIRS FD`,
+`python -m inference.engine.parallel.follower RANK OF THREADS MEMORY_BYTES FOLDER PREFIX_SHARE KV SILENCE_S BACKEND MEETING PAIRS FD`,
 BACKEND that of torch.distributed and MEETING the file by which its ranks find each other, or both empty where PAIRS, its ends of
 the socketpairs to the others, are to be used, FD its end of the one that orders come by, and the rest as for the leader.
 
@@ -25,7 +25,7 @@ HERE_S: Final = 1.0
 
 def main(arguments: list[str]) -> None:
     rank, of, threads, memory_bytes, descriptor = (int(arguments.pop(at)) for at in (0, 0, 0, 0, -1))
-    quantised, prefix_share, silence_s, backend, meeting, named = arguments
+    quantised, prefix_share, kv, silence_s, backend, meeting, named = arguments
     prepare(threads)
     # Only now: torch reads the environment while it is imported.
     from inference.engine.parallel.following import FollowingEngines
@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> None:
     with socket.socket(fileno=descriptor) as end, suppress(EOFError, BrokenPipeError, ConnectionResetError):
         end.sendall(encoded(Here()))
         exchange = make_exchange(own, pairs, float(silence_s), backend, meeting)
-        engines = FollowingEngines(own, exchange, threads, memory_bytes, quantised, float(prefix_share))
+        engines = FollowingEngines(own, exchange, threads, memory_bytes, quantised, float(prefix_share), kv)
         while True:
             answer = engines.obey(receive_order(end), _signs_of_life(end))
             if answer is not None:

@@ -41,8 +41,9 @@ class FollowingEngines(TorchEngines):
         memory_bytes: int,
         quantised: str,
         prefix_share: float,
+        kv: str,
     ) -> None:
-        super().__init__(threads, memory_bytes, time.perf_counter, quantised, prefix_share)
+        super().__init__(threads, memory_bytes, time.perf_counter, quantised, prefix_share, kv=kv)
         self._group = Group(own, exchange)
         self._shards: dict[int, tuple[ShardEngine, TorchEngine]] = {}
         self._trials: dict[tuple[int, int], Callable[[int], None]] = {}

@@ -105,8 +105,9 @@ class LeadingEngines(TorchEngines):
         monotonic: Callable[[], float],
         quantised: str = "",
         prefix_share: float = limits.KV_PREFIX_SHARE,
+        kv: str = "model",
     ) -> None:
-        super().__init__(threads, memory_bytes, monotonic, quantised, prefix_share)
+        super().__init__(threads, memory_bytes, monotonic, quantised, prefix_share, kv=kv)
         self._followers = followers
         self._own = own
         self._exchange = exchange
@@ -129,7 +130,7 @@ class LeadingEngines(TorchEngines):
     def load(self, spec: ShardSpec, on_progress: Callable[[int, int], None]) -> LeadingEngine:
         config = parse_config(spec.config)
         config.check_range(spec.shard.range)
-        arithmetic = sliced_arithmetic(config, spec.dtype, spec.numerics, self._own.of)
+        arithmetic = sliced_arithmetic(config, spec.dtype, spec.numerics, self._own.of, self._budget.kv)
         number = next(self._numbers)
         self._followers.tell(
             Load(
@@ -167,9 +168,11 @@ class LeadingEngines(TorchEngines):
             return None, error
 
 
-def sliced_arithmetic(config: ModelConfig, dtype: str, numerics: str, of: int) -> Arithmetic:
+def sliced_arithmetic(
+    config: ModelConfig, dtype: str, numerics: str, of: int, kv: str = "model"
+) -> Arithmetic:
     """What serves a slice of the model best here; sums of slices round otherwise than wholes, so that their class says how
     many there are. Raises `UserError` if so many cannot share the model."""
-    found = find_arithmetic(part_config(config, of), dtype, numerics)
+    found = find_arithmetic(part_config(config, of), dtype, numerics, kv=kv)
     kind, place = found.numerics_class.split("/", 1)
     return replace(found, numerics_class=f"{kind}/{place}/tp{of}", timings=())

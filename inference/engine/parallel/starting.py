@@ -27,6 +27,7 @@ def leading_engines(
     memory_bytes: int,
     quantised: str,
     prefix_share: float,
+    kv: str,
     silence_s: float = limits.RANK_SILENCE_S,
     backend: str = "",
 ) -> Iterator[Engines]:
@@ -36,7 +37,7 @@ def leading_engines(
     own, until_met = Slice(0, ranks), ExitStack()
     folder = until_met.enter_context(tempfile.TemporaryDirectory(prefix="weft-ranks-")) if backend else ""
     meeting = str(Path(folder, "meeting")) if backend else ""
-    arguments = (threads, memory_bytes, quantised, prefix_share, silence_s, backend, meeting)
+    arguments = (threads, memory_bytes, quantised, prefix_share, kv, silence_s, backend, meeting)
     with Followers(ranks, [str(each) for each in arguments], silence_s) as followers:
         from inference.engine.parallel.leading import LeadingEngines
         from inference.engine.parallel.meeting import make_exchange
@@ -52,7 +53,15 @@ def leading_engines(
                 followers.wait_here(_UP_SHARE * limits.WORKER_START_S)
                 exchange = make_exchange(own, followers.pairs, silence_s, backend, meeting)
             yield LeadingEngines(
-                followers, own, exchange, threads, memory_bytes, time.perf_counter, quantised, prefix_share
+                followers,
+                own,
+                exchange,
+                threads,
+                memory_bytes,
+                time.perf_counter,
+                quantised,
+                prefix_share,
+                kv,
             )
         except RankLost as lost:
             raise followers.lost() or lost from lost

@@ -1,6 +1,6 @@
-"""The torch process of a node: `python -m inference.engine.worker.process THREADS MEMORY_BYTES FOLDER PREFIX_SHARE DEVICE CARD_BYTES
-RANKS FD`, FD its end of a socketpair, FOLDER where it keeps quantised weights, which may be empty, and PREFIX_SHARE what of its
-memory for caches may keep prompts for later sessions. On a card, which DEVICE may allow or ask for, CARD_BYTES stands for
+"""The torch process of a node: `python -m inference.engine.worker.process THREADS MEMORY_BYTES FOLDER PREFIX_SHARE DEVICE KV
+CARD_BYTES RANKS FD`, FD its end of a socketpair, FOLDER where it keeps quantised weights, which may be empty, PREFIX_SHARE what of
+its memory for caches may keep prompts for later sessions, and KV what caches are kept in, model or int8. On a card, which DEVICE may allow or ask for, CARD_BYTES stands for
 MEMORY_BYTES, and 0 for a share of what is free there. RANKS is in how many processes every layer is computed, of which it starts the
 others; more than one compute on the processor.
 
@@ -32,7 +32,7 @@ from protocols.errors import UserError
 
 def main(arguments: list[str]) -> None:
     quantised, prefix_share = arguments.pop(2), float(arguments.pop(2))
-    wanted = arguments.pop(2)
+    wanted, kv = arguments.pop(2), arguments.pop(2)
     threads, memory_bytes, card_bytes, ranks, descriptor = map(int, arguments)
     threads = max(1, threads // ranks)
     prepare(threads)
@@ -46,7 +46,7 @@ def main(arguments: list[str]) -> None:
         )
         return
     if ranks > 1:
-        with leading_engines(ranks, threads, memory_bytes, quantised, prefix_share) as engines:
+        with leading_engines(ranks, threads, memory_bytes, quantised, prefix_share, kv) as engines:
             serve(descriptor, engines)
         return
     # Only now: torch reads these variables while it is imported.
@@ -60,7 +60,7 @@ def main(arguments: list[str]) -> None:
         return
     if device.is_accelerator:
         memory_bytes = card_bytes or device.free_bytes
-    engines = TorchEngines(threads, memory_bytes, time.perf_counter, quantised, prefix_share, device)
+    engines = TorchEngines(threads, memory_bytes, time.perf_counter, quantised, prefix_share, device, kv)
     serve(descriptor, engines, Ready(device.kind, memory_bytes))
 
 

@@ -36,7 +36,9 @@ class TorchEngine:
         self.batch_rows = batch_rows
         config = engine.config
         rows = min(config.context, limits.ROWS_RESERVED_MAX)
-        self._planned_bytes = cache_bytes(config.kv_bytes_per_row(engine.range, engine.dtype), rows)
+        self._planned_bytes = cache_bytes(
+            config.kv_bytes_per_row(engine.range, engine.dtype, budget.kv), rows
+        )
         # What weights take is not there for caches.
         budget.bytes_max -= engine.resident_bytes
         budget.planned_bytes += self._planned_bytes
@@ -79,14 +81,15 @@ class TorchEngines:
         quantised: str = "",
         prefix_share: float = limits.KV_PREFIX_SHARE,
         device: Device = HOST,
+        kv: str = "model",
     ) -> None:
         """`quantised` is the folder for quantised weights; without one they are made anew at every load. With a `prefix_share`
-        of 0 nothing of a session is kept for later ones."""
+        of 0 nothing of a session is kept for later ones. Caches are kept in `kv`, one of `KV_KINDS`."""
         torch.set_num_threads(threads)
         self._kept = QuantisedFolder(Path(quantised)) if quantised else None
         self._monotonic = monotonic
         self._device = device
-        self._budget = KvBudget(memory_bytes, prefix_share=prefix_share)
+        self._budget = KvBudget(memory_bytes, prefix_share=prefix_share, kv=kv)
 
     @property
     def prefix_bytes(self) -> int:
@@ -140,7 +143,7 @@ class TorchEngines:
 
     def measure_layer(self, shape: LayerShape) -> float:
         with _full_card_told():
-            return measure_layer(shape, self._monotonic, self._device)
+            return measure_layer(shape, self._monotonic, self._device, self._budget.kv)
 
 
 @contextmanager

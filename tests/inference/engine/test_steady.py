@@ -48,10 +48,17 @@ def specs(tmp_path_factory: pytest.TempPathFactory) -> ShardSpec:
     return ShardSpec(shard, config, files, "f32", "exact")
 
 
-@pytest.fixture(params=[HOST, Device(torch.device("cpu"))], ids=["processor", "accelerator"])
+PAGED = Device(torch.device("cpu"))
+
+
+@pytest.fixture(
+    params=[(HOST, "model"), (PAGED, "model"), (HOST, "int8"), (PAGED, "int8")],
+    ids=["processor", "accelerator", "processor in 8 bit", "accelerator in 8 bit"],
+)
 def server(specs: ShardSpec, request: pytest.FixtureRequest) -> Iterator[tuple[Server, Deaf]]:
     daemon = Deaf()
-    engines = TorchEngines(1, 64 * limits.MIB, time.perf_counter, device=request.param)
+    device, kv = request.param
+    engines = TorchEngines(1, 64 * limits.MIB, time.perf_counter, device=device, kv=kv)
     server = Server(daemon, engines, time.monotonic)
     server.take(0, LoadShard(specs), bytearray())
     for session in SESSIONS:
@@ -91,7 +98,7 @@ def test_a_hundred_steps_more_leave_no_object_and_no_tensor(
     assert after[0] - objects < 20  # 300 steps that kept one object each would show
 
 
-@pytest.mark.parametrize("server", [HOST], indirect=True)
+@pytest.mark.parametrize("server", [(HOST, "model"), (HOST, "int8")], indirect=True)
 def test_rows_are_written_where_they_were_reserved(server: tuple[Server, Deaf], specs: ShardSpec) -> None:
     serving, _ = server
     engine = serving._shards[specs.shard]

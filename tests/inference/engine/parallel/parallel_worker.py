@@ -12,7 +12,7 @@ if __name__ == "__main__":
     silence_s, backend, descriptor = sys.argv[1:]
     prepare(1)
     try:
-        with leading_engines(2, 1, 4_000_000, "", 0.25, float(silence_s), backend) as engines:
+        with leading_engines(2, 1, 4_000_000, "", 0.25, "model", float(silence_s), backend) as engines:
             serve(int(descriptor), engines)
     except RankLost as lost:
         sys.exit(f"weft worker: {lost}")

@@ -143,7 +143,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     memory_bytes = ranks_bytes(checkpoint.config, checkpoint.config.whole, "f32", 2) + ROOM_ROWS * ROW_BYTES
     table = Table(2)
     with ThreadPoolExecutor(1) as threads:
-        following = FollowingEngines(Slice(1, 2), ThreadExchange(table, 1), 1, memory_bytes, "", 0.5)
+        following = FollowingEngines(Slice(1, 2), ThreadExchange(table, 1), 1, memory_bytes, "", 0.5, "model")
         follower = OneFollower(following, threads)
         leader = LeadingEngines(
             follower, Slice(0, 2), ThreadExchange(table, 0), 1, memory_bytes, lambda: 0.0, "", 0.5

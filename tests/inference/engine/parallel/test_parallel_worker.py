@@ -206,6 +206,24 @@ async def test_four_processes_say_what_one_says(tmp_path: Path) -> None:
         assert await say(client, spec_of(checkpoint), ONE) == (0, said_alone(checkpoint))
 
 
+async def test_all_processes_keep_their_caches_in_8_bit_if_one_is_to(tmp_path: Path) -> None:
+    checkpoint = save_checkpoint(tmp_path)
+    spec, config = spec_of(checkpoint), checkpoint.config
+    client = WorkerClient(torch_worker(2, MEMORY_BYTES, ranks=2, kv="int8"), MEMORY_BYTES)
+    async with running(client):
+        loaded = await client.load(spec, no_progress)
+        assert loaded.is_exact
+        assert loaded.numerics_class.endswith("/kv8/tp2")
+        free_bytes = client.free_bytes()
+        asked = CacheSpec(1, 3 * CHUNK, Sampling())
+        await client.open_cache(spec.shard, ONE, 0, asked)
+        row_bytes = config.layers * 2 * config.kv_heads * (config.head_dim + 4)
+        assert free_bytes - client.free_bytes() == 3 * CHUNK * row_bytes
+        await client.close_cache(spec.shard, ONE, 0)
+        _, said = await say(client, spec, ONE)
+        assert await say(client, spec, TWO) == (CHUNK, said)
+
+
 async def test_if_a_process_is_killed_all_end_at_once_and_others_take_their_place(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
