@@ -331,7 +331,8 @@ class ShardEngine:
         """The rows of all frames in one part or several, [rows, hidden] each."""
         if not self._ranks.own.leads:  # they come from the rank that does
             rows = sum(frame.header.rows for frame in frames)
-            return [torch.empty(rows, self.config.hidden, dtype=self._torch_dtype)]
+            hidden = self.config.hidden
+            return [torch.empty(rows, hidden, dtype=self._torch_dtype, device=self._device.place)]
         if not self.starts_model:
             return self._device.sent([self._rows_of(frame) for frame in frames])
         assert self._embedding is not None

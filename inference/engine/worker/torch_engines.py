@@ -19,6 +19,7 @@ from inference.engine.numerics.selftest import Arithmetic
 from inference.engine.parallel.ranks import ALONE, Ranks
 from inference.engine.parallel.slices import ranks_bytes
 from inference.engine.worker.server import CacheKey, StepOutput
+from inference.engine.worker.settings import WorkerSettings
 from inference.model.config_json import parse_config
 from protocols import limits
 from protocols.errors import Overloaded, WeftError
@@ -74,22 +75,14 @@ class TorchEngines:
     """Implements `worker_server.Engines`."""
 
     def __init__(
-        self,
-        threads: int,
-        memory_bytes: int,
-        monotonic: Callable[[], float],
-        quantised: str = "",
-        prefix_share: float = limits.KV_PREFIX_SHARE,
-        device: Device = HOST,
-        kv: str = "model",
+        self, settings: WorkerSettings, monotonic: Callable[[], float], device: Device = HOST
     ) -> None:
-        """`quantised` is the folder for quantised weights; without one they are made anew at every load. With a `prefix_share`
-        of 0 nothing of a session is kept for later ones. Caches are kept in `kv`, one of `KV_KINDS`."""
-        torch.set_num_threads(threads)
-        self._kept = QuantisedFolder(Path(quantised)) if quantised else None
+        """`device` is what `settings` came to, and their `memory_bytes` are of that."""
+        torch.set_num_threads(settings.threads_each)
+        self._kept = QuantisedFolder(Path(settings.quantised)) if settings.quantised else None
         self._monotonic = monotonic
         self._device = device
-        self._budget = KvBudget(memory_bytes, prefix_share=prefix_share, kv=kv)
+        self._budget = KvBudget(settings.memory_bytes, prefix_share=settings.prefix_share, kv=settings.kv)
 
     @property
     def prefix_bytes(self) -> int:

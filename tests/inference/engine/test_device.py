@@ -19,6 +19,7 @@ from inference.engine.memory.kv_store import KvStore
 from inference.engine.memory.pages import PagedStore, make_kv_store
 from inference.engine.numerics.contract import CONTRACTS
 from inference.engine.numerics.measure import measure_layer
+from inference.engine.worker.settings import WorkerSettings
 from inference.engine.worker.torch_engines import TorchEngines
 from inference.model.kv_form import make_form
 from inference.model.paged import PAGE_ROWS
@@ -239,7 +240,7 @@ def test_a_card_that_is_full_is_told_as_memory_that_is_not_there(
     def full(*_: object) -> Any:
         raise torch.OutOfMemoryError("the card is full")
 
-    engines = TorchEngines(1, 64 * MIB, time.perf_counter, device=PAGED)
+    engines = TorchEngines(WorkerSettings(1, 64 * MIB), time.perf_counter, PAGED)
     config = (checkpoint.folder / "config.json").read_bytes()
     whole = ShardId(ModelDigest("ab" * 32), checkpoint.config.whole)
     shard = ShardSpec(whole, config, checkpoint.tensors, "f32", "exact")
@@ -278,6 +279,32 @@ def test_the_reason_says_what_to_do(
     monkeypatch.setattr(torch.version, "cuda", built_for)
     monkeypatch.setattr(torch.version, "hip", None)
     assert lack in cuda_lack()
+
+
+@pytest.fixture
+def two_cards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda number: f"Card {number}")
+
+
+@pytest.mark.parametrize("wanted", ["auto", "cuda"])
+@pytest.mark.usefixtures("two_cards")
+def test_every_process_of_a_layer_has_a_card_to_itself(wanted: str) -> None:
+    found = [find_device(wanted, rank, 2) for rank in range(2)]
+    assert [(each.place, each.label) for each in found] == [
+        (torch.device("cuda", 0), "cuda/Card/0"),
+        (torch.device("cuda", 1), "cuda/Card/1"),
+    ]
+
+
+@pytest.mark.usefixtures("two_cards")
+def test_where_there_are_fewer_cards_than_processes_the_processor_is_taken_or_the_user_told() -> None:
+    assert find_device("auto", 0, 4) is HOST
+    with pytest.raises(
+        UserError, match=r"4 processes need a card each .* 2 cards: set worker\.tensor_parallel to 2"
+    ):
+        find_device("cuda", 0, 4)
 
 
 # No tensor of the processor among those of a card ---------------------------------------------------------------------

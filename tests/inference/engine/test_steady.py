@@ -12,6 +12,7 @@ import torch
 from inference.engine.batching.waiting import Body
 from inference.engine.device import HOST, Device
 from inference.engine.worker.server import Server
+from inference.engine.worker.settings import WorkerSettings
 from inference.engine.worker.torch_engines import TorchEngines
 from inference.engine.worker.wire import CloseCache, LoadShard, OpenCache, Reply, Step, Stepped
 from inference.model.config_json import parse_config
@@ -58,7 +59,7 @@ PAGED = Device(torch.device("cpu"))
 def server(specs: ShardSpec, request: pytest.FixtureRequest) -> Iterator[tuple[Server, Deaf]]:
     daemon = Deaf()
     device, kv = request.param
-    engines = TorchEngines(1, 64 * limits.MIB, time.perf_counter, device=device, kv=kv)
+    engines = TorchEngines(WorkerSettings(1, 64 * limits.MIB, kv=kv), time.perf_counter, device)
     server = Server(daemon, engines, time.monotonic)
     server.take(0, LoadShard(specs), bytearray())
     for session in SESSIONS:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from inference.engine.device import HOST, Device
 from inference.engine.engine import ShardEngine
 from inference.engine.memory.kv_cache import KvBudget
 from inference.engine.numerics.contract import CONTRACTS
@@ -30,6 +31,7 @@ from tests.inference.engine.checkpoints import (
     spec,
 )
 from tests.inference.engine.parallel.threads import ThreadRanks, together
+from tests.inference.engine.test_device import PAGED
 
 PROMPT = [(7 * at + at * at) % 97 for at in range(140)]
 BIASED = {"llama": {"attention_bias": True, "mlp_bias": True}}
@@ -42,11 +44,12 @@ def sliced(
     dtype: str = "f32",
     layer_range: LayerRange | None = None,
     budget: KvBudget | None = None,
+    device: Device = HOST,
 ) -> ShardEngine:
     config = checkpoint.config
     return ShardEngine(
         config, layer_range or config.whole, dtype, "exact", checkpoint.tensors, budget or KvBudget(64 * MIB),
-        ranks=ranks, arithmetic=arithmetic,
+        device=device, ranks=ranks, arithmetic=arithmetic,
     )  # fmt: skip
 
 
@@ -94,6 +97,25 @@ def test_slices_say_what_the_whole_says(tmp_path: Path, family: str, of: int) ->
         return expected
 
     assert together(of, say) == [expected] * of
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3_text", "mixtral"])
+def test_slices_on_devices_of_their_own_say_what_the_whole_says(tmp_path: Path, family: str) -> None:
+    checkpoint = save_checkpoint(tmp_path, family, num_key_value_heads=4)
+    expected = greedy(whole(checkpoint))
+    arithmetic = sliced_arithmetic(checkpoint.config, "f32", "exact", 2, PAGED)
+    assert not arithmetic.is_exact
+    assert arithmetic.numerics_class.endswith("/tp2")
+
+    def say(ranks: ThreadRanks) -> list[int]:
+        engine = sliced(checkpoint, ranks, arithmetic, device=PAGED)
+        engine.open_cache(KEY, spec(len(PROMPT), 200))
+        if ranks.own.leads:
+            return greedy(engine)
+        follow(engine, expected)
+        return expected
+
+    assert together(2, say) == [expected] * 2
 
 
 @pytest.mark.parametrize(
