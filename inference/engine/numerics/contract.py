@@ -38,8 +38,8 @@ def _contracts(dtype: str, product: float, logit: float, kv8: float) -> dict[tup
 
 
 CONTRACTS: Final = {
-    **_contracts("f32", 2e-6, 1e-5, 0.04),
-    **_contracts("bf16", 5e-3, 0.05, 0.05),
+    **_contracts("f32", 2e-6, 1e-5, 0.03),
+    **_contracts("bf16", 5e-3, 0.05, 0.04),
     **_contracts("int8", 0.02, 0.15, 0.1),
     **_contracts("int4", 0.13, 0.8, 0.05),
 }

@@ -158,13 +158,16 @@ def remembered(forward: Callable[..., torch.Tensor], seen: list[torch.Tensor]) -
     return remembering
 
 
-@pytest.mark.parametrize(("family", "of"), [("llama", 2), ("llama", 4), ("mixtral", 2)])
+@pytest.mark.parametrize(
+    ("family", "of", "kv"),
+    [("llama", 2, "model"), ("llama", 4, "model"), ("mixtral", 2, "model"), ("llama", 2, "int8")],
+)
 def test_with_exact_numerics_a_row_has_the_bits_that_it_has_alone_however_many_ranks(
-    tmp_path: Path, family: str, of: int
+    tmp_path: Path, family: str, of: int, kv: str
 ) -> None:
     checkpoint = save_checkpoint(tmp_path, family, num_key_value_heads=4)
     layer_range, sessions = LayerRange(0, 2), [(SessionId(f"{number:032x}"), 0) for number in range(5)]
-    arithmetic = sliced_arithmetic(checkpoint.config, "bf16", "exact", of)
+    arithmetic = sliced_arithmetic(checkpoint.config, "bf16", "exact", of, kv)
     assert arithmetic.is_exact
     steps = [[(0, PROMPT[at : at + 9])] for at in range(5)]
     batches = [
@@ -175,7 +178,7 @@ def test_with_exact_numerics_a_row_has_the_bits_that_it_has_alone_however_many_r
     def of_rank(ranks: ThreadRanks) -> list[list[bytes]]:
         found = []
         for batch in batches:
-            engine = sliced(checkpoint, ranks, arithmetic, "bf16", layer_range)
+            engine = sliced(checkpoint, ranks, arithmetic, "bf16", layer_range, KvBudget(64 * MIB, kv=kv))
             for key in sessions:
                 engine.open_cache(key, spec(9, 64))
             rows = {}
