@@ -96,7 +96,8 @@ class HttpConfig(msgspec.Struct, frozen=True):
 
 class WorkerConfig(msgspec.Struct, frozen=True):
     """0 leaves it to the node: all cores, what memory is free, no cap on layers. `memory_mb` is of the device that computes, which
-    with "auto" is a card where torch finds one. Layers are computed in `tensor_parallel` processes, on the processor if several."""
+    with "auto" is a card where torch finds one. Layers are computed in `tensor_parallel` processes, on the processor if several. Keys and
+    values of sessions are kept in `kv`: as the dtype of each model has them, or in 8 bit."""
 
     threads: Count = 0
     memory_mb: Count = 0
@@ -105,6 +106,7 @@ class WorkerConfig(msgspec.Struct, frozen=True):
     prefix_cache: Flag = True
     device: Annotated[Literal["auto", "cpu", "cuda"], msgspec.Meta(description="auto, cpu or cuda")] = "auto"
     tensor_parallel: Ranks = 1
+    kv: Annotated[Literal["model", "int8"], msgspec.Meta(description="model or int8")] = "model"
 
 
 class ModelConfig(msgspec.Struct, frozen=True):

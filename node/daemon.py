@@ -100,7 +100,7 @@ class Daemon:
             seams.disk,
             seams.worker,
             library,
-            GrantPolicy(config.worker.layers_max, refuses=not config.worker.accept_offers),
+            GrantPolicy(config.worker.layers_max, not config.worker.accept_offers, config.worker.kv),
             outlook=PictureOutlook(self.picture, self.members),
             observe=self.picture.observe,
         )

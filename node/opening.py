@@ -12,6 +12,7 @@ import trio
 
 from inference.engine.memory.pressure import room_bytes
 from inference.engine.worker.client import WorkerClient
+from inference.engine.worker.settings import WorkerSettings
 from mesh.admission.belonging import decide_network
 from mesh.admission.identity import Identity, load_identity
 from mesh.directory.bootstrap import Names
@@ -48,16 +49,17 @@ async def open_daemon(config: Config, folders: Folders) -> AsyncIterator[api.Nod
     network_id = decide_network(disk, identity, randomness, clock.wall(), config.mesh.join or None)
     given_bytes = config.worker.memory_mb << 20
     worker_bytes = given_bytes or spare_memory_bytes()
-    spawn = torch_worker(
+    settings = WorkerSettings(
         config.worker.threads or cores(),
         worker_bytes,
+        given_bytes,
         f"{folders.cache}/quantised",
         limits.KV_PREFIX_SHARE if config.worker.prefix_cache else 0.0,
         config.worker.device,
-        given_bytes,
         config.worker.tensor_parallel,
+        config.worker.kv,
     )
-    worker = WorkerClient(spawn, worker_bytes, _room_bytes)
+    worker = WorkerClient(torch_worker(settings), worker_bytes, _room_bytes)
     async with peer_nursery() as nursery:
         async with peer_nursery() as starting:
             starting.start_soon(nursery.start, worker.run)

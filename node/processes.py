@@ -16,7 +16,7 @@ from typing import Final
 import trio
 
 from inference.engine.worker.client import Spawn
-from protocols import limits
+from inference.engine.worker.settings import WorkerSettings, as_argument
 from protocols.errors import LocalFault
 
 SOCKET_BUFFER_BYTES: Final = 4 << 20  # a prefill chunk of 128 rows at 8192 x 4 bytes goes in without a pause
@@ -40,35 +40,9 @@ class ChildProcess:
         self.process.kill()
 
 
-def torch_worker(
-    threads: int,
-    memory_bytes: int,
-    quantised: str = "",
-    prefix_share: float = limits.KV_PREFIX_SHARE,
-    device: str = "cpu",
-    card_bytes: int = 0,
-    ranks: int = 1,
-) -> Spawn:
-    """Spawns workers with that many torch threads and that much memory for shards and caches, of which prompts that are kept for
-    later sessions may have `prefix_share`.
-
-    Weights that they quantise are kept in the folder `quantised`, if it has a name. `device` is "cpu", "cuda", or "auto" for a
-    card where there is one; on a card they have `card_bytes` of its memory, or a share of what is free if that is 0. Each worker is
-    `ranks` processes, that share the threads and the memory; several compute on the processor.
-    """
+def torch_worker(settings: WorkerSettings) -> Spawn:
     # -P: a folder called inference where the user happens to stand is not ours.
-    return python_child(
-        "-P",
-        "-m",
-        "inference.engine.worker.process",
-        str(threads),
-        str(memory_bytes),
-        quantised,
-        str(prefix_share),
-        device,
-        str(card_bytes),
-        str(ranks),
-    )
+    return python_child("-P", "-m", "inference.engine.worker.process", as_argument(settings))
 
 
 def python_child(*arguments: str) -> Spawn:

@@ -13,8 +13,9 @@ from protocols.errors import Malformed, Unauthenticated
 from protocols.ids import NetworkId
 
 MAJOR: Final = 1
-MINOR: Final = 2
-"""1: sampling beyond temperature, top_k and top_p; log-probabilities. 2: rows of a prompt that an earlier session left."""
+MINOR: Final = 3
+"""1: sampling beyond temperature, top_k and top_p; log-probabilities. 2: rows of a prompt that an earlier session left.
+3: what a row of KV takes at a node."""
 
 
 class Hello(msgspec.Struct, frozen=True, array_like=True):

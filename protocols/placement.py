@@ -75,7 +75,7 @@ class Capacity(msgspec.Struct, frozen=True, array_like=True, tag="capacity"):
 
     Of the model that was asked about: `held` are the ranges that are loaded, `held_bytes` the memory promised to them, and
     `held_layers` the layers of all its ranges, mapped ones included. None of it counts as free. `disk_free_bytes` is where
-    weights are kept; null: unknown.
+    weights are kept; null: unknown. `kv_row_bytes` is what a row of KV takes in one layer there; 0: as the dtype of the model has it.
     """
 
     layer_ms: Ms
@@ -86,6 +86,7 @@ class Capacity(msgspec.Struct, frozen=True, array_like=True, tag="capacity"):
     held_bytes: Count = 0
     held_layers: Count = 0
     disk_free_bytes: Count | None = None
+    kv_row_bytes: Count = 0
 
 
 class Offer(msgspec.Struct, frozen=True, array_like=True, tag="offer"):

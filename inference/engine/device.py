@@ -88,19 +88,20 @@ class Device:
 HOST: Final = Device(torch.device("cpu"), is_accelerator=False)
 
 
-def find_device(wanted: str) -> Device:
-    """The one that the operator wants: `auto` is a card where torch finds one. Raises `UserError` if there is none to be had."""
+def find_device(wanted: str, rank: int = 0, of: int = 1) -> Device:
+    """The one that the operator wants for one process of so many: `auto` is a card for each where torch finds as many. Raises
+    `UserError` if there are none to be had."""
     assert wanted in WANTED
-    lack = "" if wanted == "cpu" else cuda_lack()
+    lack = "" if wanted == "cpu" else cuda_lack(of)
     if wanted == "cuda" and lack:
         raise UserError(f"worker.device is cuda, and {lack}; or set worker.device to auto")
-    return HOST if wanted == "cpu" or lack else _card()
+    return HOST if wanted == "cpu" or lack else _card(rank)
 
 
-def cuda_lack() -> str:
-    """Why there is no card to compute on, with what to do about it; empty if there is one."""
+def cuda_lack(of: int = 1) -> str:
+    """Why there are no cards for so many processes, with what to do about it; empty if there are."""
     if torch.cuda.is_available():
-        return ""
+        return _few_cards(torch.cuda.device_count(), of)
     if torch.version.cuda is None and torch.version.hip is None:
         return (
             f"torch {torch.__version__} is built without CUDA: install its CUDA build into this environment"
@@ -108,8 +109,17 @@ def cuda_lack() -> str:
     return f"torch {torch.__version__} finds no card: see whether nvidia-smi shows one"
 
 
-def _card() -> Device:
+def _few_cards(count: int, of: int) -> str:
+    cards = "1 card" if count == 1 else f"{count} cards"
+    return (
+        f"{of} processes need a card each where there is {cards}: set worker.tensor_parallel to {count}"
+        if count < of
+        else ""
+    )
+
+
+def _card(number: int) -> Device:
     # Sums of 32 bit stay so: a product of bf16 is rounded once, and one of f32 not to 19 bits.
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
-    return Device(torch.device("cuda", 0), model=torch.cuda.get_device_name(0))
+    return Device(torch.device("cuda", number), model=torch.cuda.get_device_name(number))

@@ -7,6 +7,7 @@ the range that starts the model, rows in and out between, a sampled token out at
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Final
 
 import torch
@@ -31,6 +32,7 @@ from inference.engine.sampling.sampling import Drawn
 from inference.engine.shard_reader import ShardReader
 from inference.model.blocks import padded
 from inference.model.config import NORM, ModelConfig
+from inference.model.kv_form import make_form
 from inference.model.precision import PRECISIONS
 from inference.model.rope import RopeTables
 from inference.model.step_plan import Segment, StepPlan, make_plan
@@ -85,10 +87,10 @@ class ShardEngine:
         self.numerics = numerics
         self._ranks = ranks
         self._part = part_config(config, ranks.own.of)
-        self.arithmetic = arithmetic or find_arithmetic(self._part, dtype, numerics, device)
+        self.arithmetic = arithmetic or find_arithmetic(self._part, dtype, numerics, device, budget.kv)
         self._device = device
         self.resident_bytes = ranks_bytes(config, layer_range, dtype, ranks.own.of)
-        self._row_bytes = config.kv_bytes_per_row(layer_range, dtype)
+        self._row_bytes = config.kv_bytes_per_row(layer_range, dtype, budget.kv)
         self._numerics = WIRE_NUMERICS[numerics]
         self._torch_dtype = TORCH_DTYPES[dtype]
         self._rope = RopeTables(config, self._torch_dtype, device.place)
@@ -96,7 +98,7 @@ class ShardEngine:
         self._store = make_kv_store(
             self._part,
             layer_range.layers,
-            self._torch_dtype,
+            make_form(budget.kv, self._torch_dtype),
             device,
             lambda: budget.bytes_max - budget.reserved_bytes,
         )
@@ -254,7 +256,7 @@ class ShardEngine:
 
     def trial(self, rows: int) -> Callable[[int], None]:
         """Computes one layer, by its number in the range, for a decoded row of each of `rows` sessions; nothing is kept."""
-        step = make_trial(self._part, self._torch_dtype, self.arithmetic, self._device, rows, _TRIAL_ROWS)
+        step = make_trial(self._part, self._store.form, self.arithmetic, self._device, rows, _TRIAL_ROWS)
 
         def begin(index: int) -> None:
             self._ranks.begin_trial(rows, index)
@@ -276,13 +278,14 @@ class ShardEngine:
                 continue
             start = index * chunk - frame.header.position
             tokens = frame.tokens[start : start + chunk]
-            try:
+            rows: Tensor | None = None
+            with suppress(MemoryError, RuntimeError):  # as when a cache is opened; here nobody needs it
                 rows = opened.kv.copied(index * chunk, (index + 1) * chunk)
-            except (MemoryError, RuntimeError):  # as when a cache is opened; here nobody needs it
-                rows = torch.tensor([float("nan")])
             # What some neighbour's fault has spoilt ends with the session.
-            is_sound = bool(torch.isfinite(rows.sum())) and max(tokens) < self.config.vocabulary
-            if not self._ranks.agree(is_so=is_sound):
+            is_sound = (
+                rows is not None and self._store.form.is_finite(rows) and max(tokens) < self.config.vocabulary
+            )
+            if not self._ranks.agree(is_so=is_sound) or rows is None:
                 return
             prefixes.keep(opened.chain, index, Block(rows, tokens, size_bytes))
 
@@ -328,7 +331,8 @@ class ShardEngine:
         """The rows of all frames in one part or several, [rows, hidden] each."""
         if not self._ranks.own.leads:  # they come from the rank that does
             rows = sum(frame.header.rows for frame in frames)
-            return [torch.empty(rows, self.config.hidden, dtype=self._torch_dtype)]
+            hidden = self.config.hidden
+            return [torch.empty(rows, hidden, dtype=self._torch_dtype, device=self._device.place)]
         if not self.starts_model:
             return self._device.sent([self._rows_of(frame) for frame in frames])
         assert self._embedding is not None

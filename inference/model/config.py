@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Final
 
 from inference.model.families import LLAMA, Design, LayerKind
-from inference.model.precision import Precision, precision_of
+from inference.model.precision import Precision, kv_head_bytes, precision_of
 from protocols.errors import Malformed
 from protocols.placement import LayerRange, LayerShape
 
@@ -127,9 +127,9 @@ class ModelConfig:
         precision = precision_of(dtype)
         return sum(_part_bytes(shape, precision) for shape in _layer_parts(self).values())
 
-    def kv_bytes_per_row(self, layer_range: LayerRange, dtype: str) -> int:
+    def kv_bytes_per_row(self, layer_range: LayerRange, dtype: str, kv: str = "model") -> int:
         """Layers with a window keep all rows too: a session may be cut back to any of them."""
-        return layer_range.layers * 2 * self.kv_heads * self.head_dim * precision_of(dtype).row_bytes
+        return layer_range.layers * 2 * self.kv_heads * kv_head_bytes(self.head_dim, dtype, kv)
 
 
 def _part_bytes(shape: tuple[int, ...], precision: Precision) -> int:

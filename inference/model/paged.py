@@ -1,6 +1,6 @@
 """Attention over caches that lie in pages of one pool, for all rows of a step in one call: what an accelerator wants.
 
-    pool     [pages * PAGE_ROWS, kv_heads, head_dim] of keys, and as much of values, at every layer
+    pool     [pages * PAGE_ROWS, kv_heads, width] of keys, and as much of values, at every layer
     session  a table of its pages: row r lies in slot table[r // PAGE_ROWS] * PAGE_ROWS + r % PAGE_ROWS
 
 The rows of a step are padded to as many queries for every sequence as the longest has, and the keys to as many pages. What is
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from inference.model.blocks import attention
 from inference.model.config import ModelConfig
+from inference.model.kv_form import KvForm
 
 PAGE_ROWS: Final = 64
 
@@ -47,9 +48,10 @@ def slots_of(pages: Sequence[int], start: int, end: int) -> list[int]:
 class LayerPages:
     """The pool of one layer."""
 
-    def __init__(self, kv_heads: int, head_dim: int, dtype: torch.dtype, place: torch.device) -> None:
-        self.keys = torch.zeros(0, kv_heads, head_dim, dtype=dtype, device=place)
+    def __init__(self, kv_heads: int, head_dim: int, form: KvForm, place: torch.device) -> None:
+        self.keys = torch.zeros(0, kv_heads, form.width(head_dim), dtype=form.stored_dtype, device=place)
         self.values = torch.zeros_like(self.keys)
+        self._form = form
 
     def resize(self, pages: int) -> None:
         """New pages are zero. Keys first, then values: no more than one of the two is there twice."""
@@ -58,12 +60,17 @@ class LayerPages:
 
     def write(self, slots: Tensor, keys: Tensor, values: Tensor) -> None:
         """Both [rows, kv_heads, head_dim]."""
+        self.put(slots, *self._form.stored(keys, values))
+
+    def put(self, slots: Tensor, keys: Tensor, values: Tensor) -> None:
+        """Both [rows, kv_heads, width], as they are to lie here."""
         self.keys.index_copy_(0, slots, keys)
         self.values.index_copy_(0, slots, values)
 
     def gather(self, pages: Tensor) -> tuple[Tensor, Tensor]:
         """[sequences, pages] -> keys and values, each [sequences, kv_heads, rows, head_dim]."""
-        return _gathered(self.keys, pages), _gathered(self.values, pages)
+        keys, values = _gathered(self.keys, pages), _gathered(self.values, pages)
+        return self._form.read(keys), self._form.read(values)
 
 
 @dataclass(frozen=True, slots=True)

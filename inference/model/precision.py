@@ -1,7 +1,8 @@
 """What each `dtype` of a shard stores and sends, in one place; no torch here.
 
 Products take most of a model and are what a precision is named after. Embeddings, norms, activations, keys and values stay in
-16 bit where products are quantised: they are small, and errors there are repeated in every layer.
+16 bit where products are quantised: they are small, and errors there are repeated in every layer. Keys and values of long
+sessions are not small, and a node may keep them in 8 bit (inference/model/kv_form.py).
 
     dtype  a product's weights                                                     rows, keys and values
     f32    32 bit                                                                  32 bit
@@ -46,6 +47,9 @@ class Precision:
         return rows * columns * self.weight_bits // 8 + scales * self.scale_bytes
 
 
+KV_KINDS: Final = ("model", "int8")
+"""What keys and values are kept in: as the dtype of the model has them, or in 8 bit with a scale for every head of a row."""
+
 INT4_GROUP: Final = 64
 INT4_OUTPUT_TILE: Final = 16  # torch packs 4-bit weights by that many outputs
 
@@ -69,6 +73,12 @@ def precision_of(dtype: str) -> Precision:
     if precision is None:
         raise UserError(f"weft does not run dtype {dtype!r}: choose one of {', '.join(PRECISIONS)}")
     return precision
+
+
+def kv_head_bytes(head_dim: int, dtype: str, kv: str = "model") -> int:
+    """What a key head of one row takes in a cache, and a value head as well."""
+    row_bytes = precision_of(dtype).row_bytes
+    return head_dim + row_bytes if kv == "int8" else head_dim * row_bytes
 
 
 def wire_of(dtype: str) -> DType:

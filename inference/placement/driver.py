@@ -138,7 +138,7 @@ class Placement:
 
     def adoptable(self, lost: Claim, config: ModelConfig) -> Claim | None:
         """What this node would claim in place of a lost claim, if it has room; from then on its own sessions may open it."""
-        size = size_of("", config, lost.dtype)
+        size = size_of("", config, lost.dtype, self._holder.grants.policy.kv)
         own = self._network.peer
         keepers = tuple(peer for peer in self.claims.keepers(lost.model) if peer != own)
         offer = Offer(

@@ -240,7 +240,7 @@ class Proposal:
             standby=assignment.standby,
             dtype=subject.dtype,
             numerics=subject.numerics,
-            bytes_needed=subject.size.bytes_of(assignment.range)
+            bytes_needed=subject.size.at(self.capacities[assignment.peer]).bytes_of(assignment.range)
             if needs_bytes_later
             else assignment.bytes_needed,
             lease_s=min(lease_s, limits.LEASE_S_MAX),

@@ -52,13 +52,13 @@ class ModelToOffer:
         return size_of(self.name, self.config, self.dtype)
 
 
-def size_of(name: str, config: ModelConfig, dtype: str) -> ModelSize:
-    """Of a model, with the KV that is reserved with every range."""
+def size_of(name: str, config: ModelConfig, dtype: str, kv: str = "model") -> ModelSize:
+    """Of a model, with the KV that is reserved with every range, kept in `kv`."""
     return measure_size(
         name,
         config.layers,
         lambda held: config.range_bytes(held, dtype),
-        lambda held: config.kv_bytes_per_row(held, dtype),
+        lambda held: config.kv_bytes_per_row(held, dtype, kv),
         min(config.context, limits.ROWS_RESERVED_MAX),
     )
 

@@ -31,14 +31,20 @@ _MISTAKEN: Final = 2  # what the user has to mend; see inference/engine/numerics
     default="auto",
     help="As worker.device; a card if torch finds one.",
 )
+@click.option(
+    "--kv",
+    type=click.Choice(["model", "int8"]),
+    default="model",
+    help="As worker.kv; what keys and values are kept in.",
+)
 @json_option
-def doctor(model: str, threads: int | None, device: str, as_json: bool) -> None:
+def doctor(model: str, threads: int | None, device: str, kv: str, as_json: bool) -> None:
     """Which device and kernels would serve MODEL_FOLDER in each dtype, with the times they were chosen by.
 
     Without a folder: a Llama of 1.1 billion weights.
     """
     folder = str(Path(model).resolve()) if model else ""
-    found = _asked({"model": folder, "threads": threads or cores(), "device": device})
+    found = _asked({"model": folder, "threads": threads or cores(), "device": device, "kv": kv})
     if as_json:
         echo_json(found)
     else:
@@ -58,7 +64,8 @@ def doctor_lines(found: dict[str, Any]) -> Iterator[str]:
         yield ""
         yield (
             f"{choice['dtype']}: {choice['kernel']} in blocks of {choice['rows']} rows, {exact}, "
-            f"{size_text(choice['weights_bytes'])} of weights"
+            f"{size_text(choice['weights_bytes'])} of weights, "
+            f"{size_text(1000 * choice['kv_row_bytes'])} for every 1000 tokens of a session"
         )
         yield f"  why: {choice['why']}"
         if not choice["timings"]:

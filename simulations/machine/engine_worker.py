@@ -11,6 +11,7 @@ from typing import Final
 import trio
 
 from inference.engine.worker.server import Engines
+from inference.engine.worker.settings import WorkerSettings
 from inference.model.tiny import MODEL_DIR
 from protocols.session import Sampling
 
@@ -21,7 +22,7 @@ def torch_engines(room: Callable[[], int]) -> Engines:
     """What the torch process of a node has, within the memory that is free now."""
     from inference.engine.worker.torch_engines import TorchEngines
 
-    return TorchEngines(THREADS, room(), trio.current_time)
+    return TorchEngines(WorkerSettings(THREADS, room()), trio.current_time)
 
 
 def whole_answer(

@@ -13,7 +13,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
-from tests.benchmarks import engine_cuda, engine_memory, engine_mesh, engine_parallel, engine_prefix
+from tests.benchmarks import (
+    engine_cuda,
+    engine_kv8,
+    engine_memory,
+    engine_mesh,
+    engine_parallel,
+    engine_prefix,
+)
 from tests.benchmarks.contender import Contender, Took
 from tests.benchmarks.engine_mesh import LLAMA_1100M
 from tests.benchmarks.engine_prefix import LLAMA_110M
@@ -137,6 +144,7 @@ PARTS: Final[dict[str, Callable[[Say], Iterator[Figure]]]] = {
     "mesh": engine_mesh.measure,
     "memory": engine_memory.measure,
     "prefix": engine_prefix.measure,
+    "kv8": engine_kv8.measure,
     "cuda": engine_cuda.measure,
     "parallel": engine_parallel.measure,
 }

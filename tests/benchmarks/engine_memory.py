@@ -16,6 +16,7 @@ import trio
 
 from inference.engine.reference import tensor_files
 from inference.engine.worker.client import WorkerClient
+from inference.engine.worker.settings import WorkerSettings
 from inference.model.config_json import parse_config
 from node.machine import read_footprint, read_memory
 from node.processes import torch_worker
@@ -65,7 +66,7 @@ def _private_bytes(pid: int | None) -> tuple[int, int]:
 
 async def _decode_on(folder: Path) -> list[tuple[int, int]]:
     """Private bytes before the sessions open, when they are warm, when they have decoded, and when they have ended."""
-    worker = WorkerClient(torch_worker(1, MEMORY_BYTES), MEMORY_BYTES)
+    worker = WorkerClient(torch_worker(WorkerSettings(1, MEMORY_BYTES)), MEMORY_BYTES)
     config = (folder / "config.json").read_bytes()
     shard = ShardId(ModelDigest("ab" * 32), parse_config(config).whole)
     sessions = [SessionId(f"{number:032x}") for number in range(STREAMS)]

@@ -14,6 +14,7 @@ import trio
 
 from inference.engine.reference import tensor_files
 from inference.engine.worker.client import WorkerClient
+from inference.engine.worker.settings import WorkerSettings
 from inference.model.config_json import parse_config
 from node.processes import torch_worker
 from protocols import limits
@@ -57,7 +58,9 @@ async def _decode_in_turn(folder: Path) -> list[tuple[float, float]]:
     async with trio.open_nursery() as nursery:
         streams = []
         for ranks in (1, 2):
-            worker = WorkerClient(torch_worker(ranks, MEMORY_BYTES, ranks=ranks), MEMORY_BYTES)
+            worker = WorkerClient(
+                torch_worker(WorkerSettings(ranks, MEMORY_BYTES, ranks=ranks)), MEMORY_BYTES
+            )
             await nursery.start(worker.run)
             await worker.load(spec, lambda _done, _total: None)
             rows_max = PROMPT + (ROUNDS + 1) * TOKENS + 1

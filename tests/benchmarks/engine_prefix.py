@@ -17,6 +17,7 @@ import trio
 
 from inference.engine.reference import tensor_files
 from inference.engine.worker.client import WorkerClient
+from inference.engine.worker.settings import WorkerSettings
 from inference.model.config_json import parse_config
 from inference.sessions.events import Order
 from inference.sessions.prefix import block_names
@@ -56,7 +57,7 @@ def measure(say: Say) -> Iterator[Figure]:
 
 async def _ask_twice(folder: Path) -> list[tuple[float, float]]:
     """Seconds of the first and of the second session of each round; the round that warms up is not kept."""
-    worker = WorkerClient(torch_worker(THREADS, MEMORY_BYTES), MEMORY_BYTES)
+    worker = WorkerClient(torch_worker(WorkerSettings(THREADS, MEMORY_BYTES)), MEMORY_BYTES)
     config = (folder / "config.json").read_bytes()
     shard, random = ShardId(MODEL, parse_config(config).whole), Random(3)
     took: list[tuple[float, float]] = []

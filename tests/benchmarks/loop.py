@@ -13,6 +13,7 @@ import trio
 from inference.engine.engine import WIRE_NUMERICS
 from inference.engine.reference import tensor_files
 from inference.engine.worker.client import WorkerClient
+from inference.engine.worker.settings import WorkerSettings
 from inference.model.config_json import parse_config
 from node.processes import torch_worker
 from protocols import limits
@@ -39,7 +40,7 @@ def measure_loop(folder: Path, say: Say) -> Figure:
 
 
 async def _echoes_beside_decoding(folder: Path) -> list[float]:
-    worker = WorkerClient(torch_worker(1, MEMORY_BYTES), MEMORY_BYTES)
+    worker = WorkerClient(torch_worker(WorkerSettings(1, MEMORY_BYTES)), MEMORY_BYTES)
     config = (folder / "config.json").read_bytes()
     shard = ShardId(ModelDigest("ab" * 32), parse_config(config).whole)
     async with trio.open_nursery() as nursery:

@@ -20,6 +20,7 @@ import msgspec
 from inference.engine.batching.cost_curve import BatchRows
 from inference.engine.worker import process as worker
 from inference.engine.worker.server import CacheKey, Engine, Engines, StepOutput
+from inference.engine.worker.settings import WorkerSettings
 from protocols.errors import WeftError
 from protocols.placement import LayerShape
 from protocols.seams import CacheSpec, ShardLoaded, ShardSpec
@@ -103,7 +104,7 @@ def main(arguments: list[str]) -> None:
     worker.prepare(threads)
     from inference.engine.worker.torch_engines import TorchEngines
 
-    engines = TorchEngines(threads, memory_bytes, time.perf_counter)
+    engines = TorchEngines(WorkerSettings(threads, memory_bytes), time.perf_counter)
     worker.serve(descriptor, StampedEngines(engines, Path(os.environ[STAMPS_VARIABLE])))
 
 

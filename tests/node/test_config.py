@@ -60,6 +60,7 @@ def test_text_of_the_environment_becomes_numbers_and_booleans():
         ('[worker]\nprefix_cache = "off"\n', "worker.prefix_cache in"),
         ('[worker]\ndevice = "gpu"\n', "is 'gpu', but expected is auto, cpu or cuda"),
         ("[worker]\ntensor_parallel = 0\n", "is 0, but expected is a whole number from 1 to 64"),
+        ('[worker]\nkv = "int4"\n', "is 'int4', but expected is model or int8"),
         ("[worker]\nthreads = -1\n", "expected is a whole number, 0 or more"),
         ('[model]\ndtype = "int2"\n', "is 'int2', but expected is bf16, f32, int8 or int4"),
         ('[mesh]\ncontrol_listen = "0.0.0.0:1"\n', "expected is a listen address such as"),

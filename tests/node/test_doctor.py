@@ -33,6 +33,7 @@ FOUND = {
                 {"kernel": "int8-onednn", "us": {"1": 487.2, "8": 340.0}},
                 {"kernel": "int8-fbgemm", "us": {"1": 488.0, "8": 628.4}},
             ],
+            "kv_row_bytes": 23_232,
         }
     ],
     "unserved": [],
@@ -41,7 +42,7 @@ TEXT = """\
 device: cpu (torch 2.9.0 is built without CUDA)
 cpu with AVX512, 2 threads; times in microseconds of one product
 
-int8: int8-onednn in blocks of 1+2+4 rows, exact, 3.0 GiB of weights
+int8: int8-onednn in blocks of 1+2+4 rows, exact, 3.0 GiB of weights, 22 MiB for every 1000 tokens of a session
   why: int8-fbgemm takes 1.54 times as long
   kernel       1 row  8 rows
   int8-onednn  487    340
@@ -52,7 +53,7 @@ CARD_TEXT = """\
 device: cuda NVIDIA H200 (torch 2.9.0 finds it)
 not served there: int8, int4
 
-bf16: plain in blocks of whole rows, not exact, 3.0 GiB of weights
+bf16: plain in blocks of whole rows, not exact, 3.0 GiB of weights, 22 MiB for every 1000 tokens of a session
   why: torch's own product is what this device has
 """
 
@@ -71,8 +72,8 @@ def answer(monkeypatch: pytest.MonkeyPatch, code: int, out: str, err: str = "") 
 
 def test_the_findings_are_a_table_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = answer(monkeypatch, 0, json.dumps(FOUND))
-    assert CliRunner().invoke(doctor, ["--threads", "2"]).output == TEXT
-    assert asked == [{"model": "", "threads": 2, "device": "auto"}]
+    assert CliRunner().invoke(doctor, ["--threads", "2", "--kv", "int8"]).output == TEXT
+    assert asked == [{"model": "", "threads": 2, "device": "auto", "kv": "int8"}]
 
 
 def test_a_card_is_named_with_what_it_serves(monkeypatch: pytest.MonkeyPatch) -> None:

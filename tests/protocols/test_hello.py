@@ -14,7 +14,7 @@ from tests.protocols.vectors import NETWORK
 def test_ones_own_hello_is_accepted_and_short() -> None:
     hello = encode_hello(NETWORK)
     assert check_hello(hello, NETWORK) == Hello(MAJOR, MINOR, NETWORK)
-    assert msgpack.unpackb(hello) == [1, 2, NETWORK, []]
+    assert msgpack.unpackb(hello) == [1, 3, NETWORK, []]
     assert len(hello) < limits.HELLO_BYTES_MAX
 
 

@@ -68,7 +68,7 @@ FILE: Final = Path(__file__).parent.parent / "vectors" / "wire-1.0.txt"
 HEX: Final = dict(line.split() for line in FILE.read_text().splitlines()) if FILE.exists() else {}
 GROWN_HEX: Final = {
     minor: dict(line.split() for line in FILE.with_name(f"wire-1.{minor}.txt").read_text().splitlines())
-    for minor in (1, 2)
+    for minor in (1, 2, 3)
 }
 
 ADA, BOB = PeerId("12D3KooW" + "a" * 32), PeerId("12D3KooW" + "b" * 32)
@@ -217,4 +217,9 @@ GROWN: Final = (
         [*OPEN_MEANS[:9], GROWN_SAMPLING_MEANS, *OPEN_MEANS[10:], 3, list(BLOCKS)], 2,
     ),
     Grown("session.opened", SESSION_CODEC, StageOpened(1, 256), ["opened", 1, 256], 2),
+    Grown(
+        "placement.capacity", PLACEMENT_CODEC,
+        Capacity(1.5, 1 << 33, 12, True, (LayerRange(4, 8),), 1 << 20, 6, 1 << 40, 132),
+        ["capacity", 1.5, 1 << 33, 12, True, [[4, 8]], 1 << 20, 6, 1 << 40, 132], 3,
+    ),
 )  # fmt: skip

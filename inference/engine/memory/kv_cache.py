@@ -13,8 +13,10 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from inference.engine.memory.kv_layer import KvBench, LayerKv, RoundedLayerKv
 from inference.engine.memory.prefixes import Prefixes
 from inference.model.config import ModelConfig
+from inference.model.kv_form import KvForm
 from inference.model.paged import PAGE_ROWS
 from protocols import limits
 from protocols.errors import Overloaded
@@ -29,13 +31,15 @@ class KvBudget:
 
     A session may have `KV_SESSION_SHARE` of them and all sessions of a peer `KV_PEER_SHARE`; and in any case `planned_bytes`,
     which is what one session takes of the length that every range was planned with. What is kept of sessions in `prefixes` has
-    `prefix_share` of them at most, and room only as long as no session wants it.
+    `prefix_share` of them at most, and room only as long as no session wants it. `kv` is what all of them are kept in, one of
+    `KV_KINDS`.
     """
 
     bytes_max: int
     planned_bytes: int = 0
     reserved_bytes: int = 0
     prefix_share: float = limits.KV_PREFIX_SHARE
+    kv: str = "model"
     prefixes: Prefixes[Tensor] = field(default_factory=Prefixes)
     _sessions: Counter[SessionId] = field(default_factory=Counter)
     _peers: Counter[PeerId] = field(default_factory=Counter)
@@ -85,30 +89,20 @@ class KvBudget:
         self._peers += Counter()
 
 
-class LayerKv:
-    """One layer's rows, [kv_heads, capacity, head_dim], written in place."""
-
-    def __init__(self, kv_heads: int, capacity: int, head_dim: int, dtype: torch.dtype) -> None:
-        self.keys = torch.empty(kv_heads, capacity, head_dim, dtype=dtype)
-        self.values = torch.empty(kv_heads, capacity, head_dim, dtype=dtype)
-
-    def write(self, position: int, keys: Tensor, values: Tensor) -> None:
-        end = position + len(keys)
-        self.keys[:, position:end] = keys.transpose(0, 1)
-        self.values[:, position:end] = values.transpose(0, 1)
-
-    def read(self, end: int, first: int = 0) -> tuple[Tensor, Tensor]:
-        return self.keys[None, :, first:end], self.values[None, :, first:end]
-
-
 class KvCache:
     """Implements `SessionKv` (inference/engine/memory/kv_store.py)."""
 
-    def __init__(self, config: ModelConfig, layers: int, rows_max: int, dtype: torch.dtype) -> None:
-        capacity = _capacity(rows_max)
-        self.layers: tuple[LayerKv, ...] = tuple(
-            LayerKv(config.kv_heads, capacity, config.head_dim, dtype) for _ in range(layers)
-        )
+    def __init__(
+        self, config: ModelConfig, layers: int, rows_max: int, form: KvForm, bench: KvBench | None = None
+    ) -> None:
+        """With a `bench` for a form that attention does not take."""
+        heads, capacity, width = config.kv_heads, _capacity(rows_max), form.width(config.head_dim)
+        if bench is None:
+            self.layers = tuple(LayerKv(heads, capacity, width, form.dtype) for _ in range(layers))
+        else:
+            self.layers = tuple(RoundedLayerKv(heads, capacity, width, form, bench) for _ in range(layers))
+            bench.open(capacity)
+        self._bench = bench
         self.rows = 0
         self.rows_max = rows_max
 
@@ -118,9 +112,11 @@ class KvCache:
     def close(self) -> None:
         """Its memory goes with it."""
         self.layers = ()
+        if self._bench is not None:
+            self._bench.close()
 
     def copied(self, start: int, end: int) -> Tensor:
-        """Those rows as they are now, [layers, 2, kv_heads, rows, head_dim]."""
+        """Those rows as they are now, [layers, 2, kv_heads, rows, width]."""
         return torch.stack(
             [torch.stack((layer.keys[:, start:end], layer.values[:, start:end])) for layer in self.layers]
         )

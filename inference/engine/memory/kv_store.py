@@ -2,20 +2,23 @@
 
 processor    `SlotStore`: a session's rows lie one after the other, and the system hands out memory as they are written
 accelerator  `PagedStore` (inference/engine/memory/pages.py): one call of attention for all sessions of a step
+
+Both keep rows in the form that the worker was given (inference/model/kv_form.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
-import torch
 from torch import Tensor
 
 from inference.engine.memory.kv_cache import KvCache
+from inference.engine.memory.kv_layer import KvBench
 from inference.model.blocks import LayerKv, StepKv
 from inference.model.config import ModelConfig
+from inference.model.kv_form import KvForm
 from inference.model.step_plan import Span, make_spans
 
 
@@ -29,7 +32,7 @@ class SessionKv(Protocol):
         """Those from `rows` on are no more."""
 
     def copied(self, start: int, end: int) -> Tensor:
-        """Those rows as they are now, [layers, 2, kv_heads, rows, head_dim]."""
+        """Those rows as they are now, [layers, 2, kv_heads, rows, width]."""
 
     def append(self, copied: Tensor) -> None:
         """Rows that another cache has copied, behind those that are here."""
@@ -52,7 +55,10 @@ LayerKvs = Callable[[int], Sequence[LayerKv] | StepKv]
 
 
 class KvStore(Protocol):
-    """The caches of one shard."""
+    """The caches of one shard, whose rows lie in `form`."""
+
+    @property
+    def form(self) -> KvForm: ...
 
     def open(self, rows_max: int) -> SessionKv:
         """Raises `MemoryError` or `RuntimeError`, as torch's allocators do, if there is no memory for so many rows."""
@@ -67,16 +73,17 @@ class KvStore(Protocol):
 class SlotStore:
     """Implements `KvStore` for the processor."""
 
-    def __init__(self, config: ModelConfig, layers: int, dtype: torch.dtype) -> None:
+    def __init__(self, config: ModelConfig, layers: int, form: KvForm) -> None:
         self._config = config
         self._layers = layers
-        self._dtype = dtype
+        self._bench = KvBench(form, config.kv_heads, config.head_dim) if form.is_int8 else None
+        self.form: Final = form
 
     def open(self, rows_max: int) -> KvCache:
-        return KvCache(self._config, self._layers, rows_max, self._dtype)
+        return KvCache(self._config, self._layers, rows_max, self.form, self._bench)
 
     def spans(self, bounds: Sequence[tuple[int, int]]) -> tuple[Span, ...]:
-        return make_spans(self._config, bounds, self._dtype)
+        return make_spans(self._config, bounds, self.form.dtype)
 
     def step(self, parts: Sequence[KvPart]) -> LayerKvs:
         layers = [_slots(part.kv).layers for part in parts]

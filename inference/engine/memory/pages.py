@@ -18,6 +18,7 @@ from torch import Tensor
 from inference.engine.device import Device
 from inference.engine.memory.kv_store import KvPart, KvStore, LayerKvs, SessionKv, SlotStore
 from inference.model.config import ModelConfig
+from inference.model.kv_form import KvForm
 from inference.model.paged import PAGE_ROWS, LayerPages, PagedLayer, Stretch, make_paged_step, slots_of
 from inference.model.step_plan import Span
 
@@ -95,7 +96,7 @@ class PagedKv:
         end = self.rows + copied.shape[3]
         slots = self._slots(self.rows, end)
         for layer, (keys, values) in zip(self._pool.layers, copied, strict=True):
-            layer.write(slots, keys.transpose(0, 1), values.transpose(0, 1))
+            layer.put(slots, keys.transpose(0, 1), values.transpose(0, 1))
         self.wrote(end)
         self.rows = end
 
@@ -114,17 +115,18 @@ class PagedStore:
         self,
         config: ModelConfig,
         layers: int,
-        dtype: torch.dtype,
+        form: KvForm,
         device: Device,
         room_bytes: Callable[[], int] = lambda: 0,
     ) -> None:
         self._config = config
-        self._dtype = dtype
         self._device = device
         self._room_bytes = room_bytes
-        self._page_bytes = layers * 2 * PAGE_ROWS * config.kv_heads * config.head_dim * dtype.itemsize
+        head_bytes = form.width(config.head_dim) * form.stored_dtype.itemsize
+        self._page_bytes = layers * 2 * PAGE_ROWS * config.kv_heads * head_bytes
+        self.form: Final = form
         self.pool: Final = PagePool(
-            [LayerPages(config.kv_heads, config.head_dim, dtype, device.place) for _ in range(layers)]
+            [LayerPages(config.kv_heads, config.head_dim, form, device.place) for _ in range(layers)]
         )
 
     def open(self, rows_max: int) -> PagedKv:
@@ -140,21 +142,21 @@ class PagedStore:
             kv = _paged(part.kv)
             kv.wrote(part.position + part.rows)
             stretches.append(Stretch(kv.pages, part.position, part.rows))
-        step = make_paged_step(self._config, stretches, self._dtype, self._device.sent)
+        step = make_paged_step(self._config, stretches, self.form.dtype, self._device.sent)
         return lambda index: PagedLayer(step, self.pool.layers[index])
 
 
 def make_kv_store(
     config: ModelConfig,
     layers: int,
-    dtype: torch.dtype,
+    form: KvForm,
     device: Device,
     room_bytes: Callable[[], int] = lambda: 0,
 ) -> KvStore:
     """As the device wants it."""
     if device.is_accelerator:
-        return PagedStore(config, layers, dtype, device, room_bytes)
-    return SlotStore(config, layers, dtype)
+        return PagedStore(config, layers, form, device, room_bytes)
+    return SlotStore(config, layers, form)
 
 
 def _paged(kv: SessionKv) -> PagedKv:

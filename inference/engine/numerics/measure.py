@@ -19,6 +19,7 @@ from inference.engine.numerics.trial import make_trial
 from inference.model.blocks import DecoderLayer, DenseFfn, LayerParts, Linear
 from inference.model.config import ModelConfig
 from inference.model.families import LayerKind, Rope
+from inference.model.kv_form import make_form
 from inference.model.weights import TORCH_DTYPES
 from protocols.placement import LayerShape
 
@@ -28,16 +29,18 @@ _CONTEXT_ROWS: Final = 128
 
 
 @torch.inference_mode()
-def measure_layer(shape: LayerShape, monotonic: Callable[[], float], device: Device = HOST) -> float:
+def measure_layer(
+    shape: LayerShape, monotonic: Callable[[], float], device: Device = HOST, kv: str = "model"
+) -> float:
     """The median step in ms within about 50 ms of steps, or of the first one if it takes longer; `monotonic` in seconds.
 
     Raises `Unavailable` for a dtype that the device does not run: others are to be asked then.
     """
     config, dtype = _config(shape), TORCH_DTYPES[shape.dtype]
     # A decoded row as exact numerics pads it: what shards are loaded with unless someone says otherwise.
-    arithmetic = find_arithmetic(config, shape.dtype, "exact", device)
+    arithmetic = find_arithmetic(config, shape.dtype, "exact", device, kv)
     layer = _synthetic_layer(config, dtype, arithmetic, device)
-    step = make_trial(config, dtype, arithmetic, device, 1, _CONTEXT_ROWS)
+    step = make_trial(config, make_form(kv, dtype), arithmetic, device, 1, _CONTEXT_ROWS)
     step(layer)  # the first step also builds the kernels
     steps_ms: list[float] = []
     while len(steps_ms) < _STEPS_MAX and sum(steps_ms) < _BUDGET_MS:

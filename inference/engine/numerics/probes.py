@@ -20,6 +20,7 @@ from inference.engine.numerics.exactness import BLOCK_ROWS
 from inference.model.blocks import attention, gated, rms_norm
 from inference.model.config import ModelConfig
 from inference.model.families import Rope
+from inference.model.kv_form import KvForm
 from inference.model.rope import Angles, RopeTable, rotate
 from inference.model.step_plan import causal_mask
 
@@ -80,9 +81,9 @@ def product_probe(outputs: int, inputs: int, dtype: torch.dtype, kernel: Kernel)
     return Probe(make_linear(whole, kernel), x)
 
 
-def rowwise_probes(config: ModelConfig, dtype: torch.dtype) -> Iterator[Probe]:
-    """All that layers of this model do to rows besides products and attention."""
-    design, eps = config.design, config.norm_eps
+def rowwise_probes(config: ModelConfig, form: KvForm) -> Iterator[Probe]:
+    """All that layers of this model, and caches of that form, do to rows besides products and attention."""
+    design, eps, dtype = config.design, config.norm_eps, form.dtype
     experts, heads = design.experts, config.heads + config.kv_heads
     ffn = config.ffn if experts is None else experts.ffn
     norm_dtype = torch.float32 if design.adds_one_to_norms else dtype
@@ -94,6 +95,8 @@ def rowwise_probes(config: ModelConfig, dtype: torch.dtype) -> Iterator[Probe]:
     for rope in _ropes(config):
         angles = RopeTable(rope, dtype).rows(7, 1)
         yield Probe(partial(_turned, weight=head_weight, eps=eps, angles=angles), turned)
+    if form.is_int8:
+        yield Probe(lambda x: form.read(form.stored(x, x)[0]), turned)
     if experts is not None:
         yield Probe(lambda x: torch.cat(routed(x, experts), 1), noise(PROBE_ROWS, experts.count, dtype) * 4)
 

@@ -15,7 +15,7 @@ from typing import Final, Literal
 import msgspec
 import torch
 
-from inference.engine.device import HOST, Device, cuda_lack, find_device
+from inference.engine.device import Device, cuda_lack, find_device
 from inference.engine.numerics.exactness import WHOLE_FRAMES
 from inference.engine.numerics.selftest import KERNEL_ADVANTAGE, Arithmetic, find_arithmetic
 from inference.engine.numerics.timing import TYPICAL_ROWS, Timing
@@ -37,13 +37,14 @@ _USUAL: Final = {
 
 
 class Question(msgspec.Struct, frozen=True):
-    """`model` is a model folder, or empty; `device` is auto, cpu or cuda."""
+    """`model` is a model folder, or empty; `device` is auto, cpu or cuda; `kv` is model or int8."""
 
     model: str = ""
     dtypes: tuple[str, ...] = tuple(PRECISIONS)
     numerics: str = "exact"
     threads: int = 1
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    kv: Literal["model", "int8"] = "model"
 
 
 class KernelTimes(msgspec.Struct, frozen=True):
@@ -54,7 +55,8 @@ class KernelTimes(msgspec.Struct, frozen=True):
 
 
 class Choice(msgspec.Struct, frozen=True):
-    """`rows`: the sizes of the blocks that rows are computed in, or whole frames."""
+    """`rows`: the sizes of the blocks that rows are computed in, or whole frames. `kv_row_bytes`: what a row of a session takes in
+    all layers."""
 
     dtype: str
     kernel: str
@@ -64,6 +66,7 @@ class Choice(msgspec.Struct, frozen=True):
     weights_bytes: int
     why: str
     timings: tuple[KernelTimes, ...]
+    kv_row_bytes: int
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -88,7 +91,7 @@ def report(question: Question) -> Report:
         _device_why(question.device, device),
         torch.backends.cpu.get_cpu_capability(),
         torch.get_num_threads(),
-        tuple(_choice(config, dtype, question.numerics, device) for dtype in served),
+        tuple(_choice(config, dtype, question.numerics, device, question.kv) for dtype in served),
         tuple(dtype for dtype in question.dtypes if dtype not in served),
     )
 
@@ -108,9 +111,9 @@ def _config(model: str) -> ModelConfig:
         raise UserError(f"{model} has no readable config.json: name a model folder") from error
 
 
-def _choice(config: ModelConfig, dtype: str, numerics: str, device: Device = HOST) -> Choice:
+def _choice(config: ModelConfig, dtype: str, numerics: str, device: Device, kv: str) -> Choice:
     weights_bytes = config.range_bytes(config.whole, dtype)
-    found = find_arithmetic(config, dtype, numerics, device)
+    found = find_arithmetic(config, dtype, numerics, device, kv)
     return Choice(
         dtype,
         found.kernel.value,
@@ -120,6 +123,7 @@ def _choice(config: ModelConfig, dtype: str, numerics: str, device: Device = HOS
         weights_bytes,
         why(found),
         tuple(_times(timing) for timing in found.timings),
+        config.kv_bytes_per_row(config.whole, dtype, kv),
     )
 
 

@@ -37,6 +37,7 @@ from inference.engine.numerics.probes import (
 from inference.engine.numerics.timing import Timing, time_kernels
 from inference.model.blocks import Linear
 from inference.model.config import ModelConfig
+from inference.model.kv_form import make_form
 from inference.model.precision import precision_of
 from inference.model.weights import TORCH_DTYPES
 from protocols.errors import Unavailable
@@ -67,12 +68,15 @@ class Arithmetic:
     timings: tuple[Timing, ...] = field(default=(), compare=False)
 
 
-def find_arithmetic(config: ModelConfig, dtype: str, numerics: str, device: Device = HOST) -> Arithmetic:
+def find_arithmetic(
+    config: ModelConfig, dtype: str, numerics: str, device: Device = HOST, kv: str = "model"
+) -> Arithmetic:
     """The quickest arithmetic that keeps what `numerics` promises, or with `is_exact` false where none does.
 
+    Over caches that are kept in `kv`, one of `KV_KINDS`: rounded rows are a class of their own, with `kv8` in its name.
     Raises `UserError` for a dtype that weft does not run, `Unavailable` for one that it does not run on that device.
     """
-    precision = precision_of(dtype)
+    precision, rounded = precision_of(dtype), "/kv8" if kv == "int8" else ""
     release = f"torch{torch.__version__.partition('+')[0]}"
     if device.is_accelerator:
         if precision.is_quantised:
@@ -82,20 +86,20 @@ def find_arithmetic(config: ModelConfig, dtype: str, numerics: str, device: Devi
             )
         # Its attention takes all rows of a step together, and no row has the bits that it has alone.
         kind = "fast" if numerics == "fast" else "inexact"
-        place = f"{kind}/{dtype}/{device.label}/{release}/{Kernel.PLAIN.value}"
+        place = f"{kind}/{dtype}/{device.label}/{release}/{Kernel.PLAIN.value}{rounded}"
         return Arithmetic(Kernel.PLAIN, WHOLE_FRAMES, False, place)
     threads = f"t{torch.get_num_threads()}"
     place = "/".join((dtype, "cpu", torch.backends.cpu.get_cpu_capability(), release, threads))
     timings = _by_speed(_timings(config, dtype))
     kernel = timings[0].kernel
     if numerics == "fast":
-        return Arithmetic(kernel, WHOLE_FRAMES, False, f"fast/{place}/{kernel.value}", timings)
+        return Arithmetic(kernel, WHOLE_FRAMES, False, f"fast/{place}/{kernel.value}{rounded}", timings)
     for timing in timings:
-        found = _exact(config, dtype, timing)
+        found = _exact(config, dtype, timing, kv)
         if found is not None:
             plan, fingerprint = found
-            return Arithmetic(timing.kernel, plan, True, f"exact/{place}/{fingerprint}", timings)
-    return Arithmetic(kernel, WHOLE_FRAMES, False, f"inexact/{place}/{kernel.value}", timings)
+            return Arithmetic(timing.kernel, plan, True, f"exact/{place}/{fingerprint}{rounded}", timings)
+    return Arithmetic(kernel, WHOLE_FRAMES, False, f"inexact/{place}/{kernel.value}{rounded}", timings)
 
 
 @torch.inference_mode()
@@ -134,11 +138,11 @@ def _quickest(costs: Sequence[tuple[float, _T]], advantage: float) -> _T:
 
 
 @torch.inference_mode()
-def _exact(config: ModelConfig, dtype: str, timing: Timing) -> tuple[RowPlan, str] | None:
+def _exact(config: ModelConfig, dtype: str, timing: Timing, kv: str) -> tuple[RowPlan, str] | None:
     """The quickest plan whose rows have the bits that they have alone, and their fingerprint; None if there is none."""
     torch_dtype = TORCH_DTYPES[dtype]
     findings = [_product(shape, torch_dtype, timing.kernel) for shape in config.products()]
-    findings += [_findings(probe) for probe in rowwise_probes(config, torch_dtype)]
+    findings += [_findings(probe) for probe in rowwise_probes(config, make_form(kv, torch_dtype))]
     plans: list[tuple[float, RowPlan]] = []
     for lone in LONE_ROWS:
         sizes = frozenset.intersection(*(finding[lone][0] for finding in findings))

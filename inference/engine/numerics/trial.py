@@ -12,6 +12,7 @@ from inference.engine.memory.pages import make_kv_store
 from inference.engine.numerics.selftest import Arithmetic
 from inference.model.blocks import DecoderLayer
 from inference.model.config import ModelConfig
+from inference.model.kv_form import KvForm
 from inference.model.rope import RopeTables
 from inference.model.step_plan import Segment, make_plan
 
@@ -19,7 +20,7 @@ from inference.model.step_plan import Segment, make_plan
 @torch.inference_mode()
 def make_trial(
     config: ModelConfig,
-    dtype: torch.dtype,
+    form: KvForm,
     arithmetic: Arithmetic,
     device: Device,
     sessions: int,
@@ -27,10 +28,9 @@ def make_trial(
 ) -> Callable[[DecoderLayer], None]:
     """Computes a layer of such a model for the last of `context_rows` rows of each of so many sessions; nothing is kept."""
     last, rows = context_rows - 1, arithmetic.rows
-    store = make_kv_store(config, 1, dtype, device)
-    nothing = torch.zeros(
-        1, 2, config.kv_heads, context_rows, config.head_dim, dtype=dtype, device=device.place
-    )
+    store, dtype = make_kv_store(config, 1, form, device), form.dtype
+    shape = (1, 2, config.kv_heads, context_rows, form.width(config.head_dim))
+    nothing = torch.zeros(shape, dtype=form.stored_dtype, device=device.place)
     parts = []
     for _ in range(sessions):
         kv = store.open(context_rows)

@@ -11,6 +11,7 @@ import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Final
 
 import torch
 import torch.distributed as dist
@@ -19,13 +20,21 @@ from torch import Tensor
 from inference.engine.parallel.orders import RankLost
 from inference.engine.parallel.slices import Slice
 
+_HOST: Final = torch.device("cpu")
+
 
 class Distributed:
     """Implements `ranks.Exchange`."""
 
-    def __init__(self, own: Slice, backend: str, meeting: str, silence_s: float) -> None:
+    def __init__(
+        self, own: Slice, backend: str, meeting: str, silence_s: float, place: torch.device = _HOST
+    ) -> None:
         """Returns when all have joined; `meeting` is a file that does not exist yet, the same for all. Raises `RankLost`."""
         self._own = own
+        self.place: Final = place
+        is_card = place.type == "cuda"
+        if is_card:
+            torch.cuda.set_device(place)  # what NCCL takes it to be for this process
         for _, name in socket.if_nameindex():
             if name.startswith("lo"):
                 os.environ["GLOO_SOCKET_IFNAME"] = name
@@ -36,6 +45,7 @@ class Distributed:
                 rank=own.rank,
                 world_size=own.of,
                 timeout=timedelta(seconds=silence_s),
+                device_id=place if is_card else None,
             )
             dist.barrier()  # until then somebody may still read the file
 

@@ -1,7 +1,7 @@
 """A process that computes its slice of whatever the first rank begins:
-`python -m inference.engine.parallel.follower RANK OF THREADS MEMORY_BYTES FOLDER PREFIX_SHARE SILENCE_S BACKEND MEETING PAIRS FD`,
-BACKEND that of torch.distributed and MEETING the file by which its ranks find each other, or both empty where PAIRS, its ends of
-the socketpairs to the others, are to be used, FD its end of the one that orders come by, and the rest as for the leader.
+`python -m inference.engine.parallel.follower RANK SETTINGS SILENCE_S BACKEND MEETING PAIRS FD`, SETTINGS those of the worker,
+BACKEND that of torch.distributed if one is asked for, MEETING the file by which its ranks find each other, PAIRS its ends of the
+socketpairs to the others, and FD its end of the one that orders come by.
 
 It keeps the very books that the leader keeps, of the memory of all ranks together, so that it opens, keeps and lets go of the
 same caches and prompts. Where it comes to something else, or anything fails, it ends, and with it all others do.
@@ -19,26 +19,32 @@ from typing import Final
 from inference.engine.parallel.orders import Here, RankLost, encoded, receive_order
 from inference.engine.parallel.slices import Slice
 from inference.engine.worker.process import prepare
+from inference.engine.worker.settings import from_argument
 
 HERE_S: Final = 1.0
 
 
 def main(arguments: list[str]) -> None:
-    rank, of, threads, memory_bytes, descriptor = (int(arguments.pop(at)) for at in (0, 0, 0, 0, -1))
-    quantised, prefix_share, silence_s, backend, meeting, named = arguments
-    prepare(threads)
+    rank, argument, silence_s, backend, meeting, named, descriptor = arguments
+    settings = from_argument(argument)
+    prepare(settings.threads_each)
     # Only now: torch reads the environment while it is imported.
+    from inference.engine.device import find_device
     from inference.engine.parallel.following import FollowingEngines
-    from inference.engine.parallel.meeting import make_exchange
+    from inference.engine.parallel.meeting import make_exchange, with_room
 
-    own, pairs = Slice(rank, of), {}
+    own, pairs = Slice(int(rank), settings.ranks), {}
     for each in named.split(","):
         other, _, end_descriptor = each.partition(":")
         pairs[int(other)] = socket.socket(fileno=int(end_descriptor))
-    with socket.socket(fileno=descriptor) as end, suppress(EOFError, BrokenPipeError, ConnectionResetError):
+    device = find_device(settings.device, own.rank, own.of)
+    with (
+        socket.socket(fileno=int(descriptor)) as end,
+        suppress(EOFError, BrokenPipeError, ConnectionResetError),
+    ):
         end.sendall(encoded(Here()))
-        exchange = make_exchange(own, pairs, float(silence_s), backend, meeting)
-        engines = FollowingEngines(own, exchange, threads, memory_bytes, quantised, float(prefix_share))
+        exchange = make_exchange(own, pairs, device, float(silence_s), backend, meeting)
+        engines = FollowingEngines(own, exchange, with_room(settings, device, exchange), device)
         while True:
             answer = engines.obey(receive_order(end), _signs_of_life(end))
             if answer is not None:

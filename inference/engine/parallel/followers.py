@@ -34,7 +34,7 @@ class Followers:
     """All ranks but the first, from `with` to its end."""
 
     def __init__(self, of: int, arguments: Sequence[str], silence_s: float) -> None:
-        """Starts `follower RANK OF arguments... PAIRS FD` for each, PAIRS its ends of the socketpairs between every two ranks, such as
+        """Starts `follower RANK arguments... PAIRS FD` for each, PAIRS its ends of the socketpairs between every two ranks, such as
         `0:7,2:9`. None may be silent for longer than `silence_s` when it is asked. `pairs` are this rank's ends."""
         self._of = of
         self._silence_s = silence_s
@@ -99,7 +99,7 @@ class Followers:
         descriptors = [end.fileno() for end in (*pairs.values(), theirs)]
         named = ",".join(f"{other}:{end.fileno()}" for other, end in pairs.items())
         # -P: a folder called inference where the user happens to stand is not ours.
-        command = [sys.executable, "-P", "-m", MODULE, str(rank), str(self._of), *arguments, named]
+        command = [sys.executable, "-P", "-m", MODULE, str(rank), *arguments, named]
         process = subprocess.Popen(  # noqa: S603  (our own interpreter and module)
             [*command, str(theirs.fileno())], stdin=subprocess.DEVNULL, pass_fds=descriptors
         )

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 from inference.engine.batching.cost_curve import UNMEASURED
+from inference.engine.device import HOST, Device
 from inference.engine.engine import ShardEngine
 from inference.engine.kernels.linear import Kernel
 from inference.engine.numerics.exactness import RowPlan
@@ -25,24 +26,19 @@ from inference.engine.parallel.orders import (
 )
 from inference.engine.parallel.ranks import Exchange, Group
 from inference.engine.parallel.slices import Slice
+from inference.engine.worker.settings import WorkerSettings
 from inference.engine.worker.torch_engines import TorchEngine, TorchEngines
 from inference.engine.worker.wire import Failed
 from protocols.errors import WeftError
 
 
 class FollowingEngines(TorchEngines):
-    """`memory_bytes` is that of all ranks together, as the leader counts it."""
+    """Its memory is that of all ranks together, as the leader counts it."""
 
     def __init__(
-        self,
-        own: Slice,
-        exchange: Exchange,
-        threads: int,
-        memory_bytes: int,
-        quantised: str,
-        prefix_share: float,
+        self, own: Slice, exchange: Exchange, settings: WorkerSettings, device: Device = HOST
     ) -> None:
-        super().__init__(threads, memory_bytes, time.perf_counter, quantised, prefix_share)
+        super().__init__(settings, time.perf_counter, device)
         self._group = Group(own, exchange)
         self._shards: dict[int, tuple[ShardEngine, TorchEngine]] = {}
         self._trials: dict[tuple[int, int], Callable[[int], None]] = {}

@@ -9,6 +9,7 @@ from itertools import count
 from msgspec import structs
 
 from inference.engine.batching.cost_curve import BatchRows
+from inference.engine.device import HOST, Device
 from inference.engine.engine import ShardEngine
 from inference.engine.memory.kv_cache import KvBudget
 from inference.engine.numerics.selftest import Arithmetic, find_arithmetic
@@ -27,10 +28,10 @@ from inference.engine.parallel.orders import (
 from inference.engine.parallel.ranks import Exchange, Group
 from inference.engine.parallel.slices import Slice, part_config
 from inference.engine.worker.server import StepOutput
+from inference.engine.worker.settings import WorkerSettings
 from inference.engine.worker.torch_engines import TorchEngine, TorchEngines
 from inference.model.config import ModelConfig
 from inference.model.config_json import parse_config
-from protocols import limits
 from protocols.errors import Overloaded, WeftError
 from protocols.placement import LayerShape
 from protocols.seams import CacheSpec, ShardSpec
@@ -93,20 +94,18 @@ class LeadingEngine(TorchEngine):
 
 
 class LeadingEngines(TorchEngines):
-    """`memory_bytes` is for all ranks together."""
+    """Its memory is for all ranks together."""
 
     def __init__(
         self,
         followers: Followers,
         own: Slice,
         exchange: Exchange,
-        threads: int,
-        memory_bytes: int,
+        settings: WorkerSettings,
         monotonic: Callable[[], float],
-        quantised: str = "",
-        prefix_share: float = limits.KV_PREFIX_SHARE,
+        device: Device = HOST,
     ) -> None:
-        super().__init__(threads, memory_bytes, monotonic, quantised, prefix_share)
+        super().__init__(settings, monotonic, device)
         self._followers = followers
         self._own = own
         self._exchange = exchange
@@ -129,7 +128,9 @@ class LeadingEngines(TorchEngines):
     def load(self, spec: ShardSpec, on_progress: Callable[[int, int], None]) -> LeadingEngine:
         config = parse_config(spec.config)
         config.check_range(spec.shard.range)
-        arithmetic = sliced_arithmetic(config, spec.dtype, spec.numerics, self._own.of)
+        arithmetic = sliced_arithmetic(
+            config, spec.dtype, spec.numerics, self._own.of, self._device, self._budget.kv
+        )
         number = next(self._numbers)
         self._followers.tell(
             Load(
@@ -167,9 +168,11 @@ class LeadingEngines(TorchEngines):
             return None, error
 
 
-def sliced_arithmetic(config: ModelConfig, dtype: str, numerics: str, of: int) -> Arithmetic:
+def sliced_arithmetic(
+    config: ModelConfig, dtype: str, numerics: str, of: int, device: Device = HOST, kv: str = "model"
+) -> Arithmetic:
     """What serves a slice of the model best here; sums of slices round otherwise than wholes, so that their class says how
     many there are. Raises `UserError` if so many cannot share the model."""
-    found = find_arithmetic(part_config(config, of), dtype, numerics)
+    found = find_arithmetic(part_config(config, of), dtype, numerics, device, kv)
     kind, place = found.numerics_class.split("/", 1)
     return replace(found, numerics_class=f"{kind}/{place}/tp{of}", timings=())

@@ -29,6 +29,7 @@ class Pairs:
 
     def __init__(self, own: Slice, ends: Mapping[int, socket.socket], silence_s: float) -> None:
         self._own = own
+        self.place: Final = torch.device("cpu")
         self._ends = dict(sorted(ends.items()))
         seconds, part = divmod(silence_s, 1)
         timeval = struct.pack("@ll", int(seconds), int(1e6 * part))

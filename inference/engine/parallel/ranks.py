@@ -43,7 +43,11 @@ class Ranks(Protocol):
 
 
 class Exchange(Protocol):
-    """Between all ranks, which call it alike. Raises `RankLost` where one has ended, or is silent for too long."""
+    """Between all ranks, which call it alike, with tensors that lie in `place`. Raises `RankLost` where one has ended, or is silent for
+    too long."""
+
+    @property
+    def place(self) -> torch.device: ...
 
     def gather(self, part: Tensor) -> Sequence[Tensor]:
         """Everybody's, in the order of the ranks; contiguous tensors of one shape and type."""
@@ -92,7 +96,8 @@ class Group(Alone):
         return added(self._exchange.gather(part.contiguous()))
 
     def agree(self, *, is_so: bool) -> bool:
-        return all(map(bool, self._exchange.gather(torch.tensor([is_so], dtype=torch.uint8))))
+        asked = torch.tensor([is_so], dtype=torch.uint8, device=self._exchange.place)
+        return all(map(bool, self._exchange.gather(asked)))
 
 
 def added(parts: Sequence[Tensor]) -> Tensor:

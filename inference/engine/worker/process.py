@@ -1,8 +1,5 @@
-"""The torch process of a node: `python -m inference.engine.worker.process THREADS MEMORY_BYTES FOLDER PREFIX_SHARE DEVICE CARD_BYTES
-RANKS FD`, FD its end of a socketpair, FOLDER where it keeps quantised weights, which may be empty, and PREFIX_SHARE what of its
-memory for caches may keep prompts for later sessions. On a card, which DEVICE may allow or ask for, CARD_BYTES stands for
-MEMORY_BYTES, and 0 for a share of what is free there. RANKS is in how many processes every layer is computed, of which it starts the
-others; more than one compute on the processor.
+"""The torch process of a node: `python -m inference.engine.worker.process SETTINGS FD`, SETTINGS as in
+inference/engine/worker/settings.py, and FD its end of a socketpair.
 
 It lives as long as that socket. A signal for the daemon's whole group (Ctrl-C, systemd's SIGTERM) is not for it: the daemon
 drains first and then closes the socket, and if the daemon is killed, the kernel closes it.
@@ -19,49 +16,49 @@ import signal
 import socket
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+
+from msgspec.structs import replace
 
 from inference.engine.memory.allocator import keep_large_apart
 from inference.engine.parallel.orders import RankLost
 from inference.engine.parallel.starting import leading_engines
 from inference.engine.worker.server import Engines, run
+from inference.engine.worker.settings import WorkerSettings, from_argument
 from inference.engine.worker.socket import Connection
 from inference.engine.worker.wire import READY_ON_HOST, Failed, Ready, encode
 from protocols.errors import UserError
 
 
 def main(arguments: list[str]) -> None:
-    quantised, prefix_share = arguments.pop(2), float(arguments.pop(2))
-    wanted = arguments.pop(2)
-    threads, memory_bytes, card_bytes, ranks, descriptor = map(int, arguments)
-    threads = max(1, threads // ranks)
-    prepare(threads)
-    if ranks > 1 and wanted == "cuda":
-        refuse(
-            descriptor,
-            UserError(
-                f"worker.tensor_parallel is {ranks}, and several processes compute on the processor alone: set worker.device"
-                " to cpu, or worker.tensor_parallel to 1"
-            ),
-        )
+    settings, descriptor = from_argument(arguments[0]), int(arguments[1])
+    prepare(settings.threads_each)
+    with ExitStack() as stack:
+        try:
+            engines, ready = stack.enter_context(_engines(settings))
+        except UserError as error:
+            refuse(descriptor, error)
+        else:
+            serve(descriptor, engines, ready)
+
+
+@contextmanager
+def _engines(settings: WorkerSettings) -> Iterator[tuple[Engines, Ready]]:
+    """Raises `UserError` for a device that is not to be had."""
+    if settings.ranks > 1:
+        with leading_engines(settings) as led:
+            yield led
         return
-    if ranks > 1:
-        with leading_engines(ranks, threads, memory_bytes, quantised, prefix_share) as engines:
-            serve(descriptor, engines)
-        return
-    # Only now: torch reads these variables while it is imported.
+    # Only now: torch reads the environment while it is imported.
     from inference.engine.device import find_device
     from inference.engine.worker.torch_engines import TorchEngines
 
-    try:
-        device = find_device(wanted)
-    except UserError as error:
-        refuse(descriptor, error)
-        return
+    device = find_device(settings.device)
     if device.is_accelerator:
-        memory_bytes = card_bytes or device.free_bytes
-    engines = TorchEngines(threads, memory_bytes, time.perf_counter, quantised, prefix_share, device)
-    serve(descriptor, engines, Ready(device.kind, memory_bytes))
+        settings = replace(settings, memory_bytes=settings.card_bytes or device.free_bytes)
+    engines = TorchEngines(settings, time.perf_counter, device)
+    yield engines, Ready(device.kind, settings.memory_bytes)
 
 
 def prepare(threads: int) -> None:

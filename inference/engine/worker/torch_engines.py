@@ -19,6 +19,7 @@ from inference.engine.numerics.selftest import Arithmetic
 from inference.engine.parallel.ranks import ALONE, Ranks
 from inference.engine.parallel.slices import ranks_bytes
 from inference.engine.worker.server import CacheKey, StepOutput
+from inference.engine.worker.settings import WorkerSettings
 from inference.model.config_json import parse_config
 from protocols import limits
 from protocols.errors import Overloaded, WeftError
@@ -36,7 +37,9 @@ class TorchEngine:
         self.batch_rows = batch_rows
         config = engine.config
         rows = min(config.context, limits.ROWS_RESERVED_MAX)
-        self._planned_bytes = cache_bytes(config.kv_bytes_per_row(engine.range, engine.dtype), rows)
+        self._planned_bytes = cache_bytes(
+            config.kv_bytes_per_row(engine.range, engine.dtype, budget.kv), rows
+        )
         # What weights take is not there for caches.
         budget.bytes_max -= engine.resident_bytes
         budget.planned_bytes += self._planned_bytes
@@ -72,21 +75,14 @@ class TorchEngines:
     """Implements `worker_server.Engines`."""
 
     def __init__(
-        self,
-        threads: int,
-        memory_bytes: int,
-        monotonic: Callable[[], float],
-        quantised: str = "",
-        prefix_share: float = limits.KV_PREFIX_SHARE,
-        device: Device = HOST,
+        self, settings: WorkerSettings, monotonic: Callable[[], float], device: Device = HOST
     ) -> None:
-        """`quantised` is the folder for quantised weights; without one they are made anew at every load. With a `prefix_share`
-        of 0 nothing of a session is kept for later ones."""
-        torch.set_num_threads(threads)
-        self._kept = QuantisedFolder(Path(quantised)) if quantised else None
+        """`device` is what `settings` came to, and their `memory_bytes` are of that."""
+        torch.set_num_threads(settings.threads_each)
+        self._kept = QuantisedFolder(Path(settings.quantised)) if settings.quantised else None
         self._monotonic = monotonic
         self._device = device
-        self._budget = KvBudget(memory_bytes, prefix_share=prefix_share)
+        self._budget = KvBudget(settings.memory_bytes, prefix_share=settings.prefix_share, kv=settings.kv)
 
     @property
     def prefix_bytes(self) -> int:
@@ -140,7 +136,7 @@ class TorchEngines:
 
     def measure_layer(self, shape: LayerShape) -> float:
         with _full_card_told():
-            return measure_layer(shape, self._monotonic, self._device)
+            return measure_layer(shape, self._monotonic, self._device, self._budget.kv)
 
 
 @contextmanager

@@ -21,20 +21,37 @@ from typing import Final
 
 from msgspec import structs
 
+from inference.model.precision import kv_head_bytes
 from protocols import limits
 from protocols.errors import Malformed
 from protocols.ids import ModelDigest, PeerId
-from protocols.placement import Capacity, Declined, Granted, LayerRange, Offer, Release, StandbyKind
+from protocols.placement import (
+    Capacity,
+    Declined,
+    Granted,
+    LayerRange,
+    LayerShape,
+    Offer,
+    Release,
+    StandbyKind,
+)
 
 EARLIER_MAX: Final = 4  # plans that have one range; more than a few are of long ago
 
 
 @dataclass(frozen=True, slots=True)
 class GrantPolicy:
-    """What the operator allows. `layers_max` 0 is no cap, and counts every layer held, standbys included."""
+    """What the operator allows. `layers_max` 0 is no cap, and counts every layer held, standbys included. Keys and values are kept
+    in `kv`, one of `KV_KINDS`."""
 
     layers_max: int = 0
     refuses: bool = False
+    kv: str = "model"
+
+    def kv_row_bytes(self, shape: LayerShape) -> int:
+        """What a row takes in such a layer, where that is not what the dtype of the model says; else 0."""
+        head_bytes = kv_head_bytes(shape.head_dim, shape.dtype, self.kv)
+        return 2 * shape.kv_heads * head_bytes if self.kv != "model" else 0
 
 
 @dataclass(slots=True, eq=False)

@@ -143,11 +143,11 @@ class Holder:
     async def survey(self, survey: Survey) -> Capacity:
         """What this node could hold. Raises `WorkerDied`."""
         layer_ms = await self._loader.measure(survey.shape)
-        has_weights = survey.model in self.notes
-        free_bytes = self._worker.free_bytes()
+        has_weights, free_bytes = survey.model in self.notes, self._worker.free_bytes()
         capacity = self.grants.capacity(survey.model, layer_ms, free_bytes, has_weights, trio.current_time())
-        disk_free_bytes = await self._loader.free_disk_bytes()
-        return msgspec.structs.replace(capacity, disk_free_bytes=disk_free_bytes)
+        row_bytes = self.grants.policy.kv_row_bytes(survey.shape)
+        disk_bytes = await self._loader.free_disk_bytes()
+        return msgspec.structs.replace(capacity, disk_free_bytes=disk_bytes, kv_row_bytes=row_bytes)
 
     async def serve_offer(self, channel: Channel[PlacementMessage], offer: Offer) -> None:
         """Grant or decline, load, claim. Raises `Unauthenticated` for an offer in another's name."""

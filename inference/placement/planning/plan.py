@@ -55,6 +55,13 @@ class ModelSize:
         extra = self.extra_bytes(is_first=held.start == 0, is_last=held.end == self.layers)
         return held.layers * self.layer_bytes + extra
 
+    def at(self, capacity: Capacity) -> ModelSize:
+        """The same model at a node, whose caches may lie in another form."""
+        if not (capacity.kv_row_bytes and self.kv_row_bytes):
+            return self
+        rows = self.kv_bytes // self.kv_row_bytes
+        return replace(self, kv_bytes=capacity.kv_row_bytes * rows, kv_row_bytes=capacity.kv_row_bytes)
+
     def reserving(self, rows: int) -> ModelSize:
         """The same model with KV for that many rows; only for sizes that know `kv_row_bytes`."""
         return replace(self, kv_bytes=self.kv_row_bytes * rows) if self.kv_row_bytes else self

@@ -212,5 +212,5 @@ def _range(
     layer_ms = float(costs.layer_ms[place])
     reason = explain_range(room, peer, held, layer_ms, hop_ms, standbys)
     return PlannedRange(
-        held, peer, room.size.bytes_of(held), held.layers * layer_ms, hop_ms, reason, standbys
+        held, peer, room.size_at(peer).bytes_of(held), held.layers * layer_ms, hop_ms, reason, standbys
     )

@@ -22,7 +22,7 @@ def explain_range(
     standbys: Sequence[PlannedStandby],
 ) -> str:
     """One sentence: time, memory, what limits it, and what happens when it is lost."""
-    view, size = room.nodes[peer], room.size
+    view, size = room.nodes[peer], room.size_at(peer)
     parts = [
         f"{held.layers} of {size.layers} layers at {layer_ms:.3g} ms = {held.layers * layer_ms:.3g} ms"
         + (f" after a hop of {hop_ms:.3g} ms" if hop_ms else ""),

@@ -15,6 +15,10 @@ class Room:
     size: ModelSize
     nodes: Mapping[PeerId, NodeView]
 
+    def size_at(self, peer: PeerId) -> ModelSize:
+        """With KV as it lies at that node."""
+        return self.size.at(self.nodes[peer].capacity)
+
     def layers_max(self, peer: PeerId) -> int:
         """0 on the wire means that the operator set no cap."""
         return self.nodes[peer].capacity.layers_max or self.size.layers * 8
@@ -27,7 +31,7 @@ class Room:
     def in_memory(self, peer: PeerId, extra_bytes: int = 0) -> int:
         """Layers that memory alone allows."""
         left_bytes = max(0, self.nodes[peer].capacity.free_bytes - extra_bytes)
-        return min(left_bytes // max(1, self.size.bytes_per_layer), self.size.layers)
+        return min(left_bytes // max(1, self.size_at(peer).bytes_per_layer), self.size.layers)
 
     def _on_disk(self, peer: PeerId, extra_bytes: int) -> int:
         disk_bytes = self.disk_bytes(peer)

@@ -53,7 +53,7 @@ class Spare:
         self._promised_bytes = dict.fromkeys(self._candidates, 0)
         self._given = dict.fromkeys(self._candidates, 0)
         for peer, held in primaries:
-            self._bytes[peer] -= room.size.bytes_of(held)
+            self._bytes[peer] -= room.size_at(peer).bytes_of(held)
             self._keep(peer, held)
 
     def choose(self, goal: Goal) -> tuple[tuple[PlannedStandby, ...], ...]:
@@ -68,7 +68,7 @@ class Spare:
 
     def rescues(self, peer: PeerId, held: LayerRange) -> bool:
         """Whether the node could load that range as well, once it has to."""
-        return peer in self._bytes and self._has_room(peer, self._room.size.bytes_of(held), held.layers)
+        return peer in self._bytes and self._has_room(peer, held)
 
     def cold_ms(self, peer: PeerId, held: LayerRange) -> float:
         """From the loss of a range until a node that has nothing of it in memory serves it."""
@@ -81,13 +81,9 @@ class Spare:
         along = [*self._candidates[place + 1 :], *self._candidates[:place]]
         free = [peer for peer in along if peer != primary and peer not in others]
         domains = {self._room.nodes[peer].domain for peer in (primary, *others)} - {""}
-        size = self._room.size
-        needed_bytes, weight_bytes = size.bytes_of(held), size.weight_bytes(held)
-        free = [peer for peer in free if self._has_room(peer, needed_bytes, held.layers)]
+        free = [peer for peer in free if self._has_room(peer, held)]
         for kind in _KINDS[goal.standby]:
-            fitting = [
-                peer for peer in free if self._fits(peer, needed_bytes, weight_bytes, kind, goal.standby)
-            ]
+            fitting = [peer for peer in free if self._fits(peer, held, kind, goal.standby)]
             if fitting:
                 peer = min(
                     fitting, key=lambda peer: (self._room.nodes[peer].domain in domains, self._given[peer])
@@ -95,15 +91,14 @@ class Spare:
                 return self._take(peer, held, kind)
         return None
 
-    def _has_room(self, peer: PeerId, needed_bytes: int, layers: int) -> bool:
-        return self._bytes[peer] >= needed_bytes and self._layers[peer] >= layers
+    def _has_room(self, peer: PeerId, held: LayerRange) -> bool:
+        needed_bytes = self._room.size_at(peer).bytes_of(held)
+        return self._bytes[peer] >= needed_bytes and self._layers[peer] >= held.layers
 
-    def _fits(
-        self, peer: PeerId, needed_bytes: int, weight_bytes: int, kind: StandbyKind, policy: StandbyPolicy
-    ) -> bool:
+    def _fits(self, peer: PeerId, held: LayerRange, kind: StandbyKind, policy: StandbyPolicy) -> bool:
         """Of a node that has room for the range once it has to serve it."""
         disk_bytes = self._disk_bytes[peer]
-        on_disk = disk_bytes is None or disk_bytes >= weight_bytes
+        on_disk = disk_bytes is None or disk_bytes >= self._room.size.weight_bytes(held)
         if kind is StandbyKind.MAPPED:
             # A disk that nobody knows is trusted only where the operator insists on this kind.
             return on_disk and (disk_bytes is not None or policy is StandbyPolicy.MAPPED)
@@ -113,10 +108,10 @@ class Spare:
         kept_bytes = max(
             self._promised_bytes[peer], int(self._room.nodes[peer].capacity.free_bytes * reserve)
         )
-        return on_disk and self._bytes[peer] - kept_bytes >= needed_bytes
+        return on_disk and self._bytes[peer] - kept_bytes >= self._room.size_at(peer).bytes_of(held)
 
     def _take(self, peer: PeerId, held: LayerRange, kind: StandbyKind) -> PlannedStandby:
-        promoted_bytes = self._room.size.bytes_of(held)
+        promoted_bytes = self._room.size_at(peer).bytes_of(held)
         self._given[peer] += 1
         pause_ms, reason = self._pause(peer, held, kind)
         if kind is StandbyKind.HOT:

@@ -91,9 +91,10 @@ class Checkpoint:
         numerics: str = "exact",
         budget: KvBudget | None = None,
         device: Device = HOST,
+        kv: str = "model",
     ) -> ShardEngine:
         chosen = self.config.whole if layer_range is None else layer_range
-        budget = budget or KvBudget(64 * MIB)
+        budget = budget or KvBudget(64 * MIB, kv=kv)
         return ShardEngine(self.config, chosen, dtype, numerics, self.tensors, budget, device=device)
 
 

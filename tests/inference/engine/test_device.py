@@ -19,8 +19,12 @@ from inference.engine.memory.kv_store import KvStore
 from inference.engine.memory.pages import PagedStore, make_kv_store
 from inference.engine.numerics.contract import CONTRACTS
 from inference.engine.numerics.measure import measure_layer
+from inference.engine.worker.settings import WorkerSettings
 from inference.engine.worker.torch_engines import TorchEngines
+from inference.model.kv_form import make_form
 from inference.model.paged import PAGE_ROWS
+from inference.model.precision import KV_KINDS
+from inference.model.weights import TORCH_DTYPES
 from protocols.errors import Malformed, Unavailable, UserError, WeftError
 from protocols.ids import ModelDigest, SessionId
 from protocols.limits import PREFILL_CHUNK_ROWS as CHUNK
@@ -80,15 +84,18 @@ def test_a_device_says_in_f32_what_the_processor_says_whole_and_cut(tmp_path: Pa
 
 
 @pytest.mark.parametrize("dtype", ["f32", "bf16"])
+@pytest.mark.parametrize("kv", KV_KINDS)
 def test_its_keys_and_values_are_those_of_the_processor_within_what_the_dtype_promises(
-    checkpoint: Checkpoint, dtype: str
+    checkpoint: Checkpoint, dtype: str, kv: str
 ) -> None:
-    engines = [checkpoint.engine(dtype=dtype, device=device) for device in (HOST, PAGED)]
+    engines = [checkpoint.engine(dtype=dtype, device=device, kv=kv) for device in (HOST, PAGED)]
+    form, contract = make_form(kv, TORCH_DTYPES[dtype]), CONTRACTS[dtype, "exact"]
     for engine in engines:
         engine.open_cache(KEY, spec(len(PROMPT), ROWS_MAX))
         run_chain([engine], 0, PROMPT[:CHUNK])
-    host, paged = (torch.stack(kv_rows(engine, CHUNK)).float() for engine in engines)
-    assert (host - paged).norm() < CONTRACTS[dtype, "exact"].logit_tolerance * host.norm()
+    host, paged = (form.read(torch.stack(kv_rows(engine, CHUNK))).float() for engine in engines)
+    tolerance = max(contract.logit_tolerance, contract.kv8_tolerance if form.is_int8 else 0)
+    assert (host - paged).norm() < tolerance * host.norm()
 
 
 def test_sessions_of_all_lengths_say_together_what_each_says_alone(tmp_path: Path) -> None:
@@ -233,7 +240,7 @@ def test_a_card_that_is_full_is_told_as_memory_that_is_not_there(
     def full(*_: object) -> Any:
         raise torch.OutOfMemoryError("the card is full")
 
-    engines = TorchEngines(1, 64 * MIB, time.perf_counter, device=PAGED)
+    engines = TorchEngines(WorkerSettings(1, 64 * MIB), time.perf_counter, PAGED)
     config = (checkpoint.folder / "config.json").read_bytes()
     whole = ShardId(ModelDigest("ab" * 32), checkpoint.config.whole)
     shard = ShardSpec(whole, config, checkpoint.tensors, "f32", "exact")
@@ -274,12 +281,44 @@ def test_the_reason_says_what_to_do(
     assert lack in cuda_lack()
 
 
+@pytest.fixture
+def two_cards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda number: f"Card {number}")
+
+
+@pytest.mark.parametrize("wanted", ["auto", "cuda"])
+@pytest.mark.usefixtures("two_cards")
+def test_every_process_of_a_layer_has_a_card_to_itself(wanted: str) -> None:
+    found = [find_device(wanted, rank, 2) for rank in range(2)]
+    assert [(each.place, each.label) for each in found] == [
+        (torch.device("cuda", 0), "cuda/Card/0"),
+        (torch.device("cuda", 1), "cuda/Card/1"),
+    ]
+
+
+@pytest.mark.usefixtures("two_cards")
+def test_where_there_are_fewer_cards_than_processes_the_processor_is_taken_or_the_user_told() -> None:
+    assert find_device("auto", 0, 4) is HOST
+    with pytest.raises(
+        UserError, match=r"4 processes need a card each .* 2 cards: set worker\.tensor_parallel to 2"
+    ):
+        find_device("cuda", 0, 4)
+
+
 # No tensor of the processor among those of a card ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", [name for name in FAMILY_CHANGES if name not in {"qwen3_moe", "mixtral"}])
+@pytest.mark.parametrize(
+    ("family", "kv"),
+    [
+        *((name, "model") for name in FAMILY_CHANGES if name not in {"qwen3_moe", "mixtral"}),
+        ("gemma2", "int8"),
+    ],
+)
 def test_a_step_never_mixes_tensors_of_the_card_with_others(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str, kv: str
 ) -> None:
     """On tensors that have a device and a shape and no numbers, which torch refuses to mix as it does those of a card. They are
     of the device "meta": a torch that is built without CUDA has no tensors of that, not even such ones."""
@@ -297,7 +336,7 @@ def test_a_step_never_mixes_tensors_of_the_card_with_others(
     monkeypatch.setattr(engine_module, "make_kv_store", make_store)
     card = Device(torch.device("meta"))
     ranges = (LayerRange(0, 1), LayerRange(1, 3))
-    first, last = (checkpoint.engine(each, device=card) for each in ranges)
+    first, last = (checkpoint.engine(each, device=card, kv=kv) for each in ranges)
     keys: list[CacheKey] = [(SessionId(f"{number:032x}"), 0) for number in range(2)]
     with mode, torch.inference_mode():
         for engine in (first, last):

@@ -10,6 +10,7 @@ import torch
 
 from inference.engine.engine import ShardEngine
 from inference.engine.memory.kv_cache import KvBudget
+from inference.model.precision import KV_KINDS
 from protocols.errors import Malformed, Overloaded, WeftError
 from protocols.ids import SessionId
 from protocols.placement import LayerRange
@@ -18,6 +19,7 @@ from protocols.session import Sampling
 from protocols.tensor import DType, Numerics
 from tests.inference.engine.checkpoints import (
     KEY,
+    MIB,
     SESSION,
     Checkpoint,
     frame,
@@ -55,6 +57,25 @@ def test_caches_reserve_all_their_rows_and_give_them_back(checkpoint: Checkpoint
     engine.open_cache((SESSION, 1), spec(1, 1))
     engine.close()
     assert budget.reserved_bytes == 0
+
+
+@pytest.mark.parametrize(("dtype", "share"), [("bf16", (16 + 2) / 32), ("f32", (16 + 4) / 64)])
+def test_in_8_bit_a_budget_holds_so_much_longer_sessions(
+    checkpoint: Checkpoint, dtype: str, share: float
+) -> None:
+    sizes = []
+    for kv in KV_KINDS:
+        budget = KvBudget(64 * MIB, kv=kv)
+        engine = checkpoint.engine(dtype=dtype, budget=budget)
+        sizes.append(engine.open_cache(KEY, spec(4, 512)))
+        assert sizes[-1] == budget.reserved_bytes
+        kv_bytes = sum(
+            each.numel() * each.itemsize
+            for layer in engine._opened[KEY].kv.layers  # type: ignore[attr-defined]
+            for each in (layer.keys, layer.values)
+        )
+        assert kv_bytes == sizes[-1]
+    assert sizes[1] == share * sizes[0]
 
 
 @pytest.mark.parametrize(
@@ -125,8 +146,9 @@ def test_a_body_of_another_length_is_malformed(checkpoint: Checkpoint) -> None:
         last.step(KEY, frame(last, 0, [1], bytes(94)))
 
 
-def test_rows_that_are_not_finite_draw_no_token(checkpoint: Checkpoint) -> None:
-    last = checkpoint.engine(LayerRange(2, 3))
+@pytest.mark.parametrize("kv", KV_KINDS)
+def test_rows_that_are_not_finite_draw_no_token(checkpoint: Checkpoint, kv: str) -> None:
+    last = checkpoint.engine(LayerRange(2, 3), kv=kv)
     last.open_cache(KEY, spec(1, 8))
     with pytest.raises(Malformed, match="not finite"):
         last.step(KEY, frame(last, 0, [1], bytes([0xC0, 0x7F]) * 48))
@@ -144,8 +166,11 @@ def test_what_is_wrong_with_one_frame_of_a_shared_step_harms_no_other(checkpoint
     assert results[1] == (b"", alone)
 
 
-def test_rows_that_are_not_finite_go_to_no_other_stage_and_are_not_kept(checkpoint: Checkpoint) -> None:
-    middle, good = checkpoint.engine(LayerRange(1, 2)), (SessionId("0f" * 16), 3)
+@pytest.mark.parametrize("kv", KV_KINDS)
+def test_rows_that_are_not_finite_go_to_no_other_stage_and_are_not_kept(
+    checkpoint: Checkpoint, kv: str
+) -> None:
+    middle, good = checkpoint.engine(LayerRange(1, 2), kv=kv), (SessionId("0f" * 16), 3)
     for key in (KEY, good):
         middle.open_cache(key, spec(1, 8))
     row = frame(middle, 0, [1], bytes(range(96)))

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from inference.engine.engine import ShardEngine
 from inference.engine.memory.kv_cache import KvBudget
+from inference.model.precision import KV_KINDS
 from protocols.errors import Overloaded
 from protocols.ids import PeerId, SessionId
 from protocols.limits import PREFILL_CHUNK_ROWS as CHUNK
@@ -76,26 +77,32 @@ def assert_same(found: Bits, expected: Bits) -> None:
     assert all(torch.equal(a, b) for a, b in zip(found[1], expected[1], strict=True))
 
 
-def chain(checkpoint: Checkpoint, dtype: str = "bf16", cut: int = 1) -> list[ShardEngine]:
+def chain(checkpoint: Checkpoint, dtype: str = "bf16", kv: str = "model", cut: int = 1) -> list[ShardEngine]:
     layers = checkpoint.config.layers
     ranges = (LayerRange(0, cut), LayerRange(cut, layers))
-    return [checkpoint.engine(each, dtype) for each in ranges]
+    return [checkpoint.engine(each, dtype, kv=kv) for each in ranges]
 
 
 @pytest.mark.parametrize(
-    ("family", "dtype"),
-    [*((family, "bf16") for family in FAMILY_CHANGES), ("llama", "f32"), ("llama", "int8")],
+    ("family", "dtype", "kv"),
+    [
+        *((family, "bf16", "model") for family in FAMILY_CHANGES),
+        ("llama", "f32", "model"),
+        ("llama", "int8", "model"),
+        ("llama", "bf16", "int8"),
+        ("gemma2", "f32", "int8"),
+    ],
 )
 def test_a_second_session_with_the_same_beginning_has_the_bits_of_one_that_computes_it_all(
-    tmp_path: Path, family: str, dtype: str
+    tmp_path: Path, family: str, dtype: str, kv: str
 ) -> None:
     checkpoint = save_checkpoint(tmp_path, family)
-    engines = chain(checkpoint, dtype)
+    engines = chain(checkpoint, dtype, kv)
     longer = [*PROMPT[: 2 * CHUNK + 3], *range(70)]
     say(engines, ONE, PROMPT, asked(PROMPT))
     began, bits = say(engines, TWO, longer, asked(longer, rows=30))
     assert began == 2 * CHUNK
-    assert_same(bits, say(chain(checkpoint, dtype), TWO, longer, asked(longer, rows=30))[1])
+    assert_same(bits, say(chain(checkpoint, dtype, kv), TWO, longer, asked(longer, rows=30))[1])
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -189,9 +196,10 @@ def test_a_shard_that_goes_takes_along_what_was_kept_of_it_alone(tmp_path: Path)
     assert say([second], TWO, PROMPT, asked(PROMPT))[0] == 2 * CHUNK
 
 
-def test_rows_that_are_not_finite_end_with_their_session(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kv", KV_KINDS)
+def test_rows_that_are_not_finite_end_with_their_session(tmp_path: Path, kv: str) -> None:
     checkpoint = save_checkpoint(tmp_path)
-    engine = checkpoint.engine(LayerRange(1, 3))
+    engine = checkpoint.engine(LayerRange(1, 3), kv=kv)
     spec = asked(PROMPT)
     engine.open_cache(ONE, spec)
     spoilt = torch.full((CHUNK, checkpoint.config.hidden), float("nan"), dtype=torch.bfloat16)

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from inference.engine.engine import ShardEngine
+from inference.model.precision import KV_KINDS
 from protocols.errors import WeftError
 from protocols.ids import SessionId
 from protocols.limits import PREFILL_CHUNK_ROWS as CHUNK
@@ -29,6 +30,8 @@ from tests.inference.engine.checkpoints import (
     spec,
 )
 
+FORMS = [("bf16", "model"), ("f32", "model"), ("int8", "model"), ("bf16", "int8")]
+"""The dtypes, and what their keys and values are kept in."""
 DRAWS = (Sampling(), Sampling(temperature=1.0, seed=3))
 
 
@@ -69,10 +72,16 @@ def replayed(engines: list[ShardEngine], tokens: list[int], starts: list[int]) -
 
 
 def chain(
-    checkpoint: Checkpoint, cuts: list[int], dtype: str, prompt_rows: int, rows: int, draw: Sampling
+    checkpoint: Checkpoint,
+    cuts: list[int],
+    dtype: str,
+    prompt_rows: int,
+    rows: int,
+    draw: Sampling,
+    kv: str = "model",
 ) -> list[ShardEngine]:
     bounds = [0, *cuts, checkpoint.config.layers]
-    engines = [checkpoint.engine(LayerRange(*pair), dtype) for pair in itertools.pairwise(bounds)]
+    engines = [checkpoint.engine(LayerRange(*pair), dtype, kv=kv) for pair in itertools.pairwise(bounds)]
     for engine in engines:
         engine.open_cache(KEY, spec(prompt_rows, rows, draw))
     return engines
@@ -86,12 +95,12 @@ def assert_equal(found: list[torch.Tensor], expected: list[torch.Tensor]) -> Non
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
-@pytest.mark.parametrize("dtype", ["bf16", "f32", "int8"])
+@pytest.mark.parametrize(("dtype", "kv"), FORMS)
 @pytest.mark.parametrize("family", FAMILY_CHANGES)
 @settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data(), shape=shapes(), draw=st.sampled_from(DRAWS))
 def test_replay_in_any_frames_over_any_shards_gives_the_bits_of_decoding(
-    family: str, dtype: str, data: st.DataObject, shape: dict[str, Any], draw: Sampling
+    family: str, dtype: str, kv: str, data: st.DataObject, shape: dict[str, Any], draw: Sampling
 ) -> None:
     layers, prompt_rows = shape["num_hidden_layers"], data.draw(st.integers(1, 300))
     rows = prompt_rows + data.draw(st.integers(1, 12))
@@ -101,24 +110,24 @@ def test_replay_in_any_frames_over_any_shards_gives_the_bits_of_decoding(
     cuts = sorted(data.draw(st.sets(st.integers(1, layers - 1), max_size=3)))
     with TemporaryDirectory() as folder:
         checkpoint = save_checkpoint(Path(folder), family, **shape)
-        whole = chain(checkpoint, [], dtype, prompt_rows, rows, draw)
+        whole = chain(checkpoint, [], dtype, prompt_rows, rows, draw, kv)
         assert whole[0].arithmetic.is_exact
         tokens = decoded(whole, prompt, rows)
         expected = all_rows(whole, rows)
         for engines, frames in (
             (whole, [0]),
             (whole, starts),
-            (chain(checkpoint, cuts, dtype, prompt_rows, rows, draw), starts),
+            (chain(checkpoint, cuts, dtype, prompt_rows, rows, draw, kv), starts),
         ):
             drawn = replayed(engines, tokens[:rows], frames)
             assert_equal(all_rows(engines, rows), expected)
             assert drawn == tokens[rows]
 
 
-@pytest.mark.parametrize("dtype", ["bf16", "f32", "int8"])
+@pytest.mark.parametrize(("dtype", "kv"), [*FORMS, ("f32", "int8")])
 @pytest.mark.parametrize("kv_heads", [1, 3])
 def test_a_row_has_its_bits_wherever_in_a_cache_line_it_begins(
-    tmp_path: Path, kv_heads: int, dtype: str
+    tmp_path: Path, kv_heads: int, dtype: str, kv: str
 ) -> None:
     checkpoint = save_checkpoint(
         tmp_path,
@@ -130,17 +139,17 @@ def test_a_row_has_its_bits_wherever_in_a_cache_line_it_begins(
         num_key_value_heads=kv_heads,
         head_dim=6,
     )
-    (engine,) = chain(checkpoint, [], dtype, 3, 40, DRAWS[0])
+    (engine,) = chain(checkpoint, [], dtype, 3, 40, DRAWS[0], kv)
     tokens = decoded([engine], [1, 2, 3], 40)
     expected = all_rows([engine], 40)
     replayed([engine], tokens[:40], [0])
     assert_equal(all_rows([engine], 40), expected)
 
 
-@pytest.mark.parametrize("dtype", ["bf16", "f32", "int8", "int4"])
+@pytest.mark.parametrize(("dtype", "kv"), [*FORMS, ("int4", "model"), ("int4", "int8")])
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gemma2", "qwen3_moe"])
 def test_replay_gives_the_bits_of_decoding_at_the_sizes_where_kernels_change_with_rows(
-    tmp_path: Path, family: str, dtype: str
+    tmp_path: Path, family: str, dtype: str, kv: str
 ) -> None:
     """Small products take one kernel for all row counts, and would pass without any blocks."""
     checkpoint = save_checkpoint(
@@ -154,7 +163,7 @@ def test_replay_gives_the_bits_of_decoding_at_the_sizes_where_kernels_change_wit
         head_dim=64,
     )
     prompt_rows, rows = 150, 250
-    engines = chain(checkpoint, [], dtype, prompt_rows, rows, Sampling(temperature=1.0, seed=2))
+    engines = chain(checkpoint, [], dtype, prompt_rows, rows, Sampling(temperature=1.0, seed=2), kv)
     tokens = decoded(engines, [(5 * index * index) % 97 for index in range(prompt_rows)], rows)
     expected = all_rows(engines, rows)
     for starts in ([0], [0, CHUNK], [0, prompt_rows, 200]):
@@ -162,23 +171,25 @@ def test_replay_gives_the_bits_of_decoding_at_the_sizes_where_kernels_change_wit
         assert_equal(all_rows(engines, rows), expected)
 
 
-@pytest.mark.parametrize("dtype", ["bf16", "f32", "int8"])
+@pytest.mark.parametrize(("dtype", "kv"), [*FORMS, ("f32", "int8")])
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data(), shape=shapes())
 def test_sessions_that_share_their_steps_have_the_bits_that_they_have_alone(
-    dtype: str, data: st.DataObject, shape: dict[str, Any]
+    dtype: str, kv: str, data: st.DataObject, shape: dict[str, Any]
 ) -> None:
     prompts = data.draw(st.lists(st.integers(1, 140), min_size=2, max_size=6))
     rows = [prompt + data.draw(st.integers(1, 8)) for prompt in prompts]
     keys = [(SessionId(f"{number:032x}"), 0) for number in range(len(prompts))]
     with TemporaryDirectory() as folder:
         checkpoint = save_checkpoint(Path(folder), **shape)
-        alone = [chain(checkpoint, [], dtype, *sizes, DRAWS[1]) for sizes in zip(prompts, rows, strict=True)]
+        alone = [
+            chain(checkpoint, [], dtype, *sizes, DRAWS[1], kv) for sizes in zip(prompts, rows, strict=True)
+        ]
         tokens = [
             decoded(engines, [(5 * index + number) % 97 for index in range(prompt)], length)
             for number, (engines, prompt, length) in enumerate(zip(alone, prompts, rows, strict=True))
         ]
-        shared = checkpoint.engine(dtype=dtype)
+        shared = checkpoint.engine(dtype=dtype, kv=kv)
         for key, prompt, length in zip(keys, prompts, rows, strict=True):
             shared.open_cache(key, spec(prompt, length, DRAWS[1]))
         at = [0] * len(keys)
@@ -222,8 +233,9 @@ def test_the_middle_shard_alone_is_rebuilt_from_its_journalled_input(tmp_path: P
     assert_equal(kv_rows(standby, rows), kv_rows(middle, rows))
 
 
-def test_a_cache_cut_back_goes_on_as_if_the_rows_had_never_been(tmp_path: Path) -> None:
-    engines = chain(save_checkpoint(tmp_path), [], "bf16", 5, 40, Sampling())
+@pytest.mark.parametrize("kv", KV_KINDS)
+def test_a_cache_cut_back_goes_on_as_if_the_rows_had_never_been(tmp_path: Path, kv: str) -> None:
+    engines = chain(save_checkpoint(tmp_path), [], "bf16", 5, 40, Sampling(), kv)
     tokens = decoded(engines, [1, 2, 3, 4, 5], 40)
     expected = all_rows(engines, 40)
     run_chain(engines, 20, [96])

@@ -12,6 +12,7 @@ import torch
 from inference.engine.batching.waiting import Body
 from inference.engine.device import HOST, Device
 from inference.engine.worker.server import Server
+from inference.engine.worker.settings import WorkerSettings
 from inference.engine.worker.torch_engines import TorchEngines
 from inference.engine.worker.wire import CloseCache, LoadShard, OpenCache, Reply, Step, Stepped
 from inference.model.config_json import parse_config
@@ -48,10 +49,17 @@ def specs(tmp_path_factory: pytest.TempPathFactory) -> ShardSpec:
     return ShardSpec(shard, config, files, "f32", "exact")
 
 
-@pytest.fixture(params=[HOST, Device(torch.device("cpu"))], ids=["processor", "accelerator"])
+PAGED = Device(torch.device("cpu"))
+
+
+@pytest.fixture(
+    params=[(HOST, "model"), (PAGED, "model"), (HOST, "int8"), (PAGED, "int8")],
+    ids=["processor", "accelerator", "processor in 8 bit", "accelerator in 8 bit"],
+)
 def server(specs: ShardSpec, request: pytest.FixtureRequest) -> Iterator[tuple[Server, Deaf]]:
     daemon = Deaf()
-    engines = TorchEngines(1, 64 * limits.MIB, time.perf_counter, device=request.param)
+    device, kv = request.param
+    engines = TorchEngines(WorkerSettings(1, 64 * limits.MIB, kv=kv), time.perf_counter, device)
     server = Server(daemon, engines, time.monotonic)
     server.take(0, LoadShard(specs), bytearray())
     for session in SESSIONS:
@@ -91,7 +99,7 @@ def test_a_hundred_steps_more_leave_no_object_and_no_tensor(
     assert after[0] - objects < 20  # 300 steps that kept one object each would show
 
 
-@pytest.mark.parametrize("server", [HOST], indirect=True)
+@pytest.mark.parametrize("server", [(HOST, "model"), (HOST, "int8")], indirect=True)
 def test_rows_are_written_where_they_were_reserved(server: tuple[Server, Deaf], specs: ShardSpec) -> None:
     serving, _ = server
     engine = serving._shards[specs.shard]

@@ -6,6 +6,7 @@ import pytest
 import trio
 
 from inference.placement.holding.grants import GrantPolicy
+from inference.placement.planning.plan import Goal, StandbyPolicy
 from inference.sessions.routing import find_route
 from mesh.rpc import dial
 from protocols import limits, streams
@@ -63,6 +64,20 @@ async def test_a_model_is_divided_over_three_nodes_with_a_standby_for_every_rang
         assert len(kinds(events, "surveyed")) == 3
         assert len(kinds(events, "granted")) == len(kinds(events, "claimed")) == 6
         assert {event["phase"] for event in kinds(events, "progress")} == {"fetching", "loading"}
+
+
+async def test_a_node_with_caches_in_8_bit_is_asked_for_the_memory_that_they_take(autojump_clock):
+    async with mesh_of(1) as (mesh, (a,)):
+        b = await mesh.add(GrantPolicy(kv="int8"))
+        model = model_to_offer()
+        await a.placement.offer(model, unheard, goal=Goal(standby=StandbyPolicy.HOT))
+        for node, kv in ((a, "model"), (b, "int8")):
+            row_bytes = 2 * model.config.kv_heads * {"model": 2 * 4, "int8": 4 + 2}[kv]
+            for grant in node.placement._holder.grants:
+                layers, rows = grant.offer.range, model.config.context
+                weights_bytes = model.config.range_bytes(layers, "bf16")
+                assert grant.offer.bytes_needed == weights_bytes + layers.layers * rows * row_bytes
+            assert len(list(node.placement._holder.grants)) == 2
 
 
 async def test_every_node_routes_over_what_was_placed_and_finds_the_model_by_name(autojump_clock):

@@ -6,7 +6,7 @@ import pytest
 from node.machine import Readings
 from protocols import limits, streams
 from protocols.frame import FrameDecoder, encode_frame
-from protocols.hello import check_hello, encode_hello
+from protocols.hello import MINOR, check_hello, encode_hello
 from protocols.ids import SessionId
 from protocols.liveness import WATCH_CODEC, Ping, Pong, Reached
 from protocols.seams import StepResult
@@ -126,12 +126,12 @@ async def test_withheld_are_credits_and_testimonies_and_not_pongs() -> None:
 
 async def test_a_newer_release_is_understood() -> None:
     conduct = Conduct()
-    conduct.minor = 3
+    conduct.minor = MINOR + 1
     stream, sink = lying(streams.PING, conduct)
     await stream.send(hello() + watch(Ping(1)))
     assert stream.send_nowait(watch(Ping(2)))
     first, *others = FrameDecoder(1024).feed(sink.sent)
-    assert check_hello(first, NETWORK_ID).minor == 3
+    assert check_hello(first, NETWORK_ID).minor == MINOR + 1
     assert len(msgspec.msgpack.decode(first)) == len(msgspec.msgpack.decode(encode_hello(NETWORK_ID))) + 1
     assert [WATCH_CODEC.decode(body) for body in others] == [Ping(1), Ping(2)]
     assert [len(msgspec.msgpack.decode(body)) for body in others] == [3, 3], "tag, nonce and something new"

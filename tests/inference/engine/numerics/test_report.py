@@ -37,6 +37,17 @@ def test_the_report_says_what_a_worker_would_choose(tmp_path: Path) -> None:
     assert msgspec.json.decode(msgspec.json.encode(found), type=Report) == found
 
 
+def test_with_caches_in_8_bit_it_names_their_class_and_their_size(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path)
+    plain, rounded = (report(Question(str(tmp_path), device="cpu", kv=kv)) for kv in ("model", "int8"))
+    for one, other in zip(plain.choices, rounded.choices, strict=True):
+        item_bytes = 4 if one.dtype == "f32" else 2
+        assert (one.kv_row_bytes, other.kv_row_bytes) == (12 * 16 * item_bytes, 12 * (16 + item_bytes))
+        assert other.is_exact == one.is_exact
+        assert other.numerics_class.endswith("/kv8")
+        assert not one.numerics_class.endswith("/kv8")
+
+
 def test_without_a_card_the_report_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     found = report(Question(dtypes=()))

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
 from inference.engine.memory.kv_cache import KvBudget
 from inference.engine.parallel.following import FollowingEngines
@@ -29,6 +28,7 @@ from inference.engine.parallel.orders import (
     receive_order,
 )
 from inference.engine.parallel.slices import Slice, ranks_bytes
+from inference.engine.worker.settings import WorkerSettings
 from inference.engine.worker.wire import Failed
 from protocols.errors import Malformed, Overloaded, WeftError
 from protocols.ids import ModelDigest, PeerId, SessionId
@@ -37,25 +37,11 @@ from protocols.seams import CacheSpec, ShardId, ShardSpec
 from protocols.session import Sampling
 from protocols.tensor import DType, Frame, Header, Kind, Numerics
 from tests.inference.engine.checkpoints import save_checkpoint
-from tests.inference.engine.parallel.threads import PATIENCE_S, Table
+from tests.inference.engine.parallel.threads import PATIENCE_S, Table, ThreadExchange
 
 ROW_BYTES = 3 * 2 * 2 * 16 * 4  # layers, keys and values, heads, dim, f32
 PROMPTS = [tuple((seed + 7 * at) % 97 for at in range(2 * CHUNK + 9)) for seed in range(3)]
 ROOM_ROWS = 9 * CHUNK
-
-
-@dataclass(frozen=True)
-class ThreadExchange:
-    table: Table
-    rank: int
-
-    def gather(self, part: Tensor) -> Sequence[Tensor]:
-        return [each for each in self.table.exchange(self.rank, part) if isinstance(each, Tensor)]
-
-    def share(self, rows: Tensor) -> None:
-        first, *_ = self.table.exchange(self.rank, rows.clone())
-        assert isinstance(first, Tensor)
-        rows.copy_(first)
 
 
 class OneFollower:
@@ -143,11 +129,10 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     memory_bytes = ranks_bytes(checkpoint.config, checkpoint.config.whole, "f32", 2) + ROOM_ROWS * ROW_BYTES
     table = Table(2)
     with ThreadPoolExecutor(1) as threads:
-        following = FollowingEngines(Slice(1, 2), ThreadExchange(table, 1), 1, memory_bytes, "", 0.5)
+        settings = WorkerSettings(1, memory_bytes, prefix_share=0.5)
+        following = FollowingEngines(Slice(1, 2), ThreadExchange(table, 1), settings)
         follower = OneFollower(following, threads)
-        leader = LeadingEngines(
-            follower, Slice(0, 2), ThreadExchange(table, 0), 1, memory_bytes, lambda: 0.0, "", 0.5
-        )
+        leader = LeadingEngines(follower, Slice(0, 2), ThreadExchange(table, 0), settings, lambda: 0.0)
         yield Pair(leader, leader.load(spec, lambda _done, _total: None), follower)
         follower.end()
 

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from inference.engine.engine import WIRE_DTYPES
 from inference.engine.reference import generate
 from inference.engine.worker.client import WorkerClient
+from inference.engine.worker.settings import WorkerSettings
 from node.processes import python_child, torch_worker
 from protocols.errors import Unavailable, UserError, WorkerDied
 from protocols.ids import ModelDigest, SessionId
@@ -142,7 +143,7 @@ def said_alone(checkpoint: Checkpoint, dtype: str = "f32") -> list[int]:
 
 async def test_two_processes_keep_the_contract_and_say_what_one_says(tmp_path: Path) -> None:
     # One worker for all of it: importing torch takes longer than everything else together.
-    client = WorkerClient(torch_worker(2, 1_000_000, ranks=2), 1_000_000)
+    client = WorkerClient(torch_worker(WorkerSettings(2, 1_000_000, ranks=2)), 1_000_000)
     async with running(client):
         await keeps_the_contract(client, tmp_path / "tiny")
         for family in ("llama", "qwen3_moe", "phi3"):
@@ -199,18 +200,39 @@ async def is_unharmed_by_loads_that_fail(client: WorkerClient, folder: Path) -> 
 
 async def test_four_processes_say_what_one_says(tmp_path: Path) -> None:
     checkpoint = save_checkpoint(tmp_path, num_key_value_heads=4)
-    client = WorkerClient(torch_worker(4, MEMORY_BYTES, ranks=4), MEMORY_BYTES)
+    client = WorkerClient(torch_worker(WorkerSettings(4, MEMORY_BYTES, ranks=4)), MEMORY_BYTES)
     async with running(client):
         assert len(children(client.pid)) == 3
         await client.load(spec_of(checkpoint), no_progress)
         assert await say(client, spec_of(checkpoint), ONE) == (0, said_alone(checkpoint))
 
 
+async def test_all_processes_keep_their_caches_in_8_bit_if_one_is_to(tmp_path: Path) -> None:
+    checkpoint = save_checkpoint(tmp_path)
+    spec, config = spec_of(checkpoint), checkpoint.config
+    client = WorkerClient(torch_worker(WorkerSettings(2, MEMORY_BYTES, ranks=2, kv="int8")), MEMORY_BYTES)
+    async with running(client):
+        loaded = await client.load(spec, no_progress)
+        assert loaded.is_exact
+        assert loaded.numerics_class.endswith("/kv8/tp2")
+        free_bytes = client.free_bytes()
+        asked = CacheSpec(1, 3 * CHUNK, Sampling())
+        await client.open_cache(spec.shard, ONE, 0, asked)
+        row_bytes = config.layers * 2 * config.kv_heads * (config.head_dim + 4)
+        assert free_bytes - client.free_bytes() == 3 * CHUNK * row_bytes
+        await client.close_cache(spec.shard, ONE, 0)
+        _, said = await say(client, spec, ONE)
+        assert await say(client, spec, TWO) == (CHUNK, said)
+
+
 async def test_if_a_process_is_killed_all_end_at_once_and_others_take_their_place(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     checkpoint = save_checkpoint(tmp_path)
-    spec, client = spec_of(checkpoint), WorkerClient(torch_worker(2, MEMORY_BYTES, ranks=2), MEMORY_BYTES)
+    spec, client = (
+        spec_of(checkpoint),
+        WorkerClient(torch_worker(WorkerSettings(2, MEMORY_BYTES, ranks=2)), MEMORY_BYTES),
+    )
     async with running(client):
         await client.load(spec, no_progress)
         first = watched(client)

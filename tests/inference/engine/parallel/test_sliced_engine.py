@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from inference.engine.device import HOST, Device
 from inference.engine.engine import ShardEngine
 from inference.engine.memory.kv_cache import KvBudget
 from inference.engine.numerics.contract import CONTRACTS
@@ -30,6 +31,7 @@ from tests.inference.engine.checkpoints import (
     spec,
 )
 from tests.inference.engine.parallel.threads import ThreadRanks, together
+from tests.inference.engine.test_device import PAGED
 
 PROMPT = [(7 * at + at * at) % 97 for at in range(140)]
 BIASED = {"llama": {"attention_bias": True, "mlp_bias": True}}
@@ -42,11 +44,12 @@ def sliced(
     dtype: str = "f32",
     layer_range: LayerRange | None = None,
     budget: KvBudget | None = None,
+    device: Device = HOST,
 ) -> ShardEngine:
     config = checkpoint.config
     return ShardEngine(
         config, layer_range or config.whole, dtype, "exact", checkpoint.tensors, budget or KvBudget(64 * MIB),
-        ranks=ranks, arithmetic=arithmetic,
+        device=device, ranks=ranks, arithmetic=arithmetic,
     )  # fmt: skip
 
 
@@ -96,6 +99,25 @@ def test_slices_say_what_the_whole_says(tmp_path: Path, family: str, of: int) ->
     assert together(of, say) == [expected] * of
 
 
+@pytest.mark.parametrize("family", ["llama", "gemma3_text", "mixtral"])
+def test_slices_on_devices_of_their_own_say_what_the_whole_says(tmp_path: Path, family: str) -> None:
+    checkpoint = save_checkpoint(tmp_path, family, num_key_value_heads=4)
+    expected = greedy(whole(checkpoint))
+    arithmetic = sliced_arithmetic(checkpoint.config, "f32", "exact", 2, PAGED)
+    assert not arithmetic.is_exact
+    assert arithmetic.numerics_class.endswith("/tp2")
+
+    def say(ranks: ThreadRanks) -> list[int]:
+        engine = sliced(checkpoint, ranks, arithmetic, device=PAGED)
+        engine.open_cache(KEY, spec(len(PROMPT), 200))
+        if ranks.own.leads:
+            return greedy(engine)
+        follow(engine, expected)
+        return expected
+
+    assert together(2, say) == [expected] * 2
+
+
 @pytest.mark.parametrize(
     ("dtype", "tolerance"), [("f32", 1e-5), ("bf16", 0.05), ("int8", 0.15), ("int4", 0.8)]
 )
@@ -136,13 +158,16 @@ def remembered(forward: Callable[..., torch.Tensor], seen: list[torch.Tensor]) -
     return remembering
 
 
-@pytest.mark.parametrize(("family", "of"), [("llama", 2), ("llama", 4), ("mixtral", 2)])
+@pytest.mark.parametrize(
+    ("family", "of", "kv"),
+    [("llama", 2, "model"), ("llama", 4, "model"), ("mixtral", 2, "model"), ("llama", 2, "int8")],
+)
 def test_with_exact_numerics_a_row_has_the_bits_that_it_has_alone_however_many_ranks(
-    tmp_path: Path, family: str, of: int
+    tmp_path: Path, family: str, of: int, kv: str
 ) -> None:
     checkpoint = save_checkpoint(tmp_path, family, num_key_value_heads=4)
     layer_range, sessions = LayerRange(0, 2), [(SessionId(f"{number:032x}"), 0) for number in range(5)]
-    arithmetic = sliced_arithmetic(checkpoint.config, "bf16", "exact", of)
+    arithmetic = sliced_arithmetic(checkpoint.config, "bf16", "exact", of, kv)
     assert arithmetic.is_exact
     steps = [[(0, PROMPT[at : at + 9])] for at in range(5)]
     batches = [
@@ -153,7 +178,7 @@ def test_with_exact_numerics_a_row_has_the_bits_that_it_has_alone_however_many_r
     def of_rank(ranks: ThreadRanks) -> list[list[bytes]]:
         found = []
         for batch in batches:
-            engine = sliced(checkpoint, ranks, arithmetic, "bf16", layer_range)
+            engine = sliced(checkpoint, ranks, arithmetic, "bf16", layer_range, KvBudget(64 * MIB, kv=kv))
             for key in sessions:
                 engine.open_cache(key, spec(9, 64))
             rows = {}

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TypeVar
 
+import torch
 from torch import Tensor
 
 from inference.engine.parallel.ranks import Alone, added
@@ -30,6 +32,21 @@ class Table:
         parts = list(self._parts)
         self._barrier.wait()
         return parts
+
+
+@dataclass(frozen=True)
+class ThreadExchange:
+    table: Table
+    rank: int
+    place = torch.device("cpu")
+
+    def gather(self, part: Tensor) -> Sequence[Tensor]:
+        return [each for each in self.table.exchange(self.rank, part) if isinstance(each, Tensor)]
+
+    def share(self, rows: Tensor) -> None:
+        first, *_ = self.table.exchange(self.rank, rows.clone())
+        assert isinstance(first, Tensor)
+        rows.copy_(first)
 
 
 class ThreadRanks(Alone):

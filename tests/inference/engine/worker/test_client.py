@@ -17,6 +17,8 @@ import trio.testing
 
 from inference.engine.worker.client import WorkerClient
 from inference.engine.worker.restarts import Restarts
+from inference.engine.worker.settings import WorkerSettings
+from inference.model.precision import KV_KINDS
 from node.processes import python_child, torch_worker
 from protocols import limits
 from protocols.errors import LocalFault, Malformed, Overloaded, Unavailable, UserError, WorkerDied
@@ -77,10 +79,11 @@ def specs(tmp_path_factory: pytest.TempPathFactory) -> tuple[ShardSpec, ...]:
     )
 
 
-async def test_the_torch_worker_keeps_the_contract(specs: tuple[ShardSpec, ...]) -> None:
+@pytest.mark.parametrize("kv", KV_KINDS)
+async def test_the_torch_worker_keeps_the_contract(specs: tuple[ShardSpec, ...], kv: str) -> None:
     # One process for all of it: importing torch takes longer than everything else together.
     contract = TorchWorkerContract()
-    client = WorkerClient(torch_worker(1, 1_000_000), 1_000_000)
+    client = WorkerClient(torch_worker(WorkerSettings(1, 1_000_000, kv=kv)), 1_000_000)
     async with running(client):
         rig = Rig(client, specs, HIDDEN, lambda: kill(client))
         for name in dir(contract):
@@ -118,7 +121,7 @@ async def test_a_card_that_is_asked_for_and_not_there_is_the_users_to_mend(
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     with pytest.raises(UserError, match=r"worker\.device is cuda, and torch .*; or set worker\.device"):
-        await WorkerClient(torch_worker(1, 1_000_000, device="cuda"), 1_000_000).run()
+        await WorkerClient(torch_worker(WorkerSettings(1, 1_000_000, device="cuda")), 1_000_000).run()
 
 
 async def test_a_cache_that_could_not_be_closed_is_found_by_asking(

@@ -10,7 +10,16 @@ from inference.placement.holding.grants import GrantPolicy, Grants
 from protocols import limits
 from protocols.errors import Malformed
 from protocols.ids import ModelDigest, PeerId
-from protocols.placement import Capacity, Declined, Granted, LayerRange, Offer, Release, StandbyKind
+from protocols.placement import (
+    Capacity,
+    Declined,
+    Granted,
+    LayerRange,
+    LayerShape,
+    Offer,
+    Release,
+    StandbyKind,
+)
 
 A, B = (PeerId(f"12D3KooW{letter * 44}") for letter in "AB")
 MODEL, OTHER = ModelDigest("ab" * 32), ModelDigest("cd" * 32)
@@ -172,6 +181,13 @@ def test_the_survey_tells_what_is_held_of_that_model_beside_what_is_free():
         grants.claim(grants.offer(offer, 200, 0).grant, 0, 0)
     told = grants.capacity(MODEL, 1.0, 200, True, 1)
     assert told == Capacity(1.0, 120, 17, True, (LayerRange(0, 4),), 40, 6)
+
+
+def test_the_survey_tells_what_a_row_takes_only_where_it_is_not_what_the_dtype_says():
+    for dtype, row_bytes in (("bf16", 2 * 4 * 66), ("int4", 2 * 4 * 66), ("f32", 2 * 4 * 68)):
+        shape = LayerShape(512, 1024, 8, 4, 64, dtype)
+        assert GrantPolicy(kv="int8").kv_row_bytes(shape) == row_bytes
+        assert GrantPolicy().kv_row_bytes(shape) == 0
 
 
 # Mapped and adopted --------------------------------------------------------------------------------------------------

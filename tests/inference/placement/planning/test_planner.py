@@ -207,3 +207,27 @@ def test_the_measured_size_gives_the_bytes_of_any_cut(layers, layer, embedding, 
     size = measure_size("m", layers, range_bytes, lambda held: kv * held.layers, rows_reserved=10)
     cuts = [LayerRange(start, end) for start in range(layers) for end in range(start + 1, layers + 1)]
     assert all(size.bytes_of(cut) == range_bytes(cut) + 10 * kv * cut.layers for cut in cuts)
+
+
+# Caches in 8 bit -----------------------------------------------------------------------------------------------------
+
+
+def test_a_node_that_keeps_rows_in_less_memory_takes_more_layers_and_is_asked_for_less():
+    rows = 1024
+    size = ModelSize("long", layers=6, layer_bytes=MIB, kv_bytes=2 * MIB, kv_row_bytes=2 * MIB // rows)
+    plain, rounded = Capacity(1.0, 6 * MIB), Capacity(1.0, 6 * MIB, kv_row_bytes=MIB // rows)
+    assert layers_of(make_plan(size, {A: plain, B: plain, C: plain}, A)) == [(0, 2), (2, 4), (4, 6)]
+    with pytest.raises(UserError, match="missing"):
+        make_plan(size, {A: plain, B: plain}, A)
+    plan = make_plan(size, {A: plain, B: rounded, C: rounded}, A)
+    asked = {each.primary: (each.range.layers, each.bytes_needed) for each in plan.ranges}
+    assert all(needed == layers * (3 if peer is A else 2) * MIB for peer, (layers, needed) in asked.items())
+    both = make_plan(size, {B: rounded, C: rounded}, B)
+    assert [(each.range.layers, each.bytes_needed) for each in both.ranges] == [(3, 6 * MIB)] * 2
+    assert "6.00 MiB of 6.00 MiB free" in both.ranges[0].reason
+
+
+def test_more_rows_that_are_reserved_are_counted_as_they_lie():
+    size = ModelSize("long", layers=2, layer_bytes=MIB, kv_bytes=MIB, kv_row_bytes=1024)
+    assert size.reserving(4096).at(Capacity(1.0, 0, kv_row_bytes=520)).kv_bytes == 4096 * 520
+    assert size.at(Capacity(1.0, 0)) is size

@@ -283,3 +283,15 @@ def test_a_free_node_in_another_domain_is_never_passed_over_for_one_in_the_same(
         own, chosen = roomy[planned.primary].domain, roomy[planned.standbys[0].peer].domain
         if own and own == chosen:
             assert roomy[peer].domain == own
+
+
+def test_a_standby_takes_what_its_own_caches_take():
+    size = ModelSize("four", layers=4, layer_bytes=10 * MIB, kv_bytes=2 * MIB, kv_row_bytes=2048)
+    for kv_row_bytes, layer_bytes in ((0, 12 * MIB), (1024, 11 * MIB)):
+        nodes = {peer: NodeView(Capacity(1.0, 4 * layer_bytes, kv_row_bytes=kv_row_bytes)) for peer in (A, B)}
+        plan = make_plan(size, nodes, A, Goal(standby=StandbyPolicy.HOT))
+        assert [each.bytes_needed for each in plan.standbys()] == [2 * layer_bytes] * 2
+        nodes = {
+            peer: NodeView(Capacity(1.0, 4 * layer_bytes - 1, kv_row_bytes=kv_row_bytes)) for peer in (A, B)
+        }
+        assert make_plan(size, nodes, A, Goal(standby=StandbyPolicy.HOT)).standbys() == ()
