@@ -42,8 +42,13 @@ class Reading:
     session: SessionId | None = None
     next_position: int | None = None  # None before the first token is due
     moved_s: float = 0.0  # when it last heard anything
+    endings: int = 0
 
-    def read(self) -> None:
+    def read(self) -> bool:
+        """Whether the client has heard anything since the last look, or has had an end."""
+        if self.events == len(self.client.events) and not self.fresh and self.endings == self.client.endings:
+            return False
+        self.endings = self.client.endings
         self.tokens += len(self.fresh_tokens)
         self.fresh = self.client.events[self.events :]
         self.fresh_tokens = [event for _, event in self.fresh if isinstance(event, api.Token)]
@@ -53,6 +58,7 @@ class Reading:
         if self.session is None:
             started = (event for _, event in self.fresh if isinstance(event, api.Started))
             self.session = next((event.session for event in started), None)
+        return True
 
 
 class Mesh:
@@ -69,6 +75,7 @@ class Mesh:
         self.core: list[Sight] = []  # of those, the ones that were healed; all if the script names nobody
         self.by_peer: dict[PeerId, Sight] = {}
         self.readings: list[Reading] = []
+        self.news: list[Reading] = []  # of those, the ones with something new to look at
         self.histories: Final[dict[str, History]] = {}
         self.peers: Final[dict[PeerId, str]] = {}  # every identity that a machine ever had
         self.entered: dict[SessionId, tuple[Sight, Session]] = {}
@@ -80,8 +87,7 @@ class Mesh:
         self.now = trio.current_time()
         self._doubted = None
         self._find_processes()
-        for reading in self.readings:
-            reading.read()
+        self.news = [reading for reading in self.readings if reading.read()]
         if len(self.clients.all) > len(self.readings):
             self._meet_clients()
         self.entered = {
@@ -95,8 +101,10 @@ class Mesh:
         met = {reading.client.index for reading in self.readings}
         for client in self.clients.all:
             if client.index not in met:
-                self.readings.append(Reading(client, moved_s=client.began_s))
-                self.readings[-1].read()
+                reading = Reading(client, moved_s=client.began_s)
+                reading.read()
+                self.readings.append(reading)
+                self.news.append(reading)
 
     def _find_processes(self) -> None:
         sights: dict[str, Sight] = {}
@@ -188,13 +196,6 @@ class Mesh:
         """What was first given under that key."""
         known = self._memory.setdefault(key, value)
         return known if isinstance(known, type(value)) else value
-
-    def keep(self, key: Hashable, detail: str) -> str:
-        """Remember that something went wrong for good; empty `detail` only asks. Gives what went wrong first."""
-        if detail:
-            return self.first(key, detail)
-        known = self._memory.get(key, "")
-        return known if isinstance(known, str) else ""
 
 
 def hears(author: Sight, reader: Sight, ttl_s: float) -> bool:
