@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections import defaultdict
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
@@ -80,6 +81,7 @@ class Mesh:
         self.peers: Final[dict[PeerId, str]] = {}  # every identity that a machine ever had
         self.entered: dict[SessionId, tuple[Sight, Session]] = {}
         self.stages: list[tuple[Sight, StageKey, Stage]] = []
+        self._stages_of: defaultdict[SessionId, list[tuple[Sight, int, Stage]]] = defaultdict(list)
         self._memory: dict[Hashable, object] = {}
         self._doubted: list[tuple[Sight, PeerId, Standing]] | None = None
 
@@ -96,6 +98,9 @@ class Mesh:
         self.stages = [
             (sight, key, machine) for sight in self.sights.values() for key, machine in sight.stages()
         ]
+        self._stages_of.clear()
+        for sight, (id_, index), machine in self.stages:
+            self._stages_of[id_].append((sight, index, machine))
 
     def _meet_clients(self) -> None:
         met = {reading.client.index for reading in self.readings}
@@ -169,10 +174,8 @@ class Mesh:
             for way in ways
         )
 
-    def stages_of(self, session: SessionId) -> Iterator[tuple[Sight, int, Stage]]:
-        for sight, (id_, index), machine in self.stages:
-            if id_ == session:
-                yield sight, index, machine
+    def stages_of(self, session: SessionId) -> Sequence[tuple[Sight, int, Stage]]:
+        return self._stages_of.get(session, ())
 
     # Memory ----------------------------------------------------------------------------------------------------------
 
