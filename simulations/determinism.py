@@ -36,7 +36,7 @@ NEVER: Final = 1 << 62
 NOISE: Final = 1e-3
 """Of a tick. Sums of floats miss the millisecond they mean by far less; no time that means something lies so near one."""
 
-_WOKEN: Final = outcome.Value(None)
+_WOKEN: Final = outcome.Value[object](None)
 
 Args = TypeVarTuple("Args")
 Result = TypeVar("Result")

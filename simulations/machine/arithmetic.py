@@ -43,7 +43,7 @@ _BITS: Final = (1 << 64) - 1
 _FACTORS: Final = (0x9E3779B97F4A7C15, 0xD6E8FEB86659FD93)  # odd, of no pattern
 # bf16 is the upper half of f32, and eight bits fit its significand.
 _TO_BF16: Final = tuple(struct.pack("<f", number)[2:] for number in range(256))
-_OF_BF16: Final = {(code,): number for number, code in enumerate(_TO_BF16)}  # as `struct.iter_unpack` gives them
+_OF_BF16: Final = {(code,): number for number, code in enumerate(_TO_BF16)}  # by what `iter_unpack` gives
 
 Row = int  # of 64 bits
 Chains = list[list[Row]]
