@@ -6,7 +6,7 @@ reads a clock, draws a random number, or touches a socket or file.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -379,8 +379,8 @@ class ShardWorker(Protocol):
     async def close_cache(self, shard: ShardId, session: SessionId, stage: int) -> None:
         """Idempotent."""
 
-    def work(self, session: SessionId, stage: int) -> int:
-        """Layers computed so far for that cache; rises during a step."""
+    def work(self, stages: Iterable[tuple[SessionId, int]]) -> int:
+        """Layers computed so far for the caches of all these together; rises during a step."""
 
     async def wait_died(self) -> None:
         """Returns when the worker process has ended; a new one is up soon after, without shards."""

@@ -20,6 +20,7 @@ from functools import cache, partial
 from heapq import heappop, heappush
 from typing import Any, Final, Self, TypeVar, TypeVarTuple, Unpack, cast
 
+import outcome
 import trio
 from trio._core import _run as scheduler
 from trio._core._instrumentation import Instruments
@@ -34,6 +35,8 @@ ASKED_EVERY: Final = 64  # passes of the scheduler; a system call costs as much 
 NEVER: Final = 1 << 62
 NOISE: Final = 1e-3
 """Of a tick. Sums of floats miss the millisecond they mean by far less; no time that means something lies so near one."""
+
+_WOKEN: Final = outcome.Value[object](None)
 
 Args = TypeVarTuple("Args")
 Result = TypeVar("Result")
@@ -55,8 +58,15 @@ def run_deterministically(
 
 @types.coroutine
 def parked(leave: Callable[[object], trio.lowlevel.Abort]) -> Generator[WaitTaskRescheduled, Any, None]:
-    """As `trio.lowlevel.wait_task_rescheduled`, with fewer steps from the scheduler to whoever waits."""
-    (yield WaitTaskRescheduled(leave)).unwrap()
+    """As `trio.lowlevel.wait_task_rescheduled`, until `wake`, with fewer steps from the scheduler to whoever waits."""
+    came = yield WaitTaskRescheduled(leave)
+    if came is not _WOKEN:
+        came.unwrap()
+
+
+def wake(task: trio.lowlevel.Task) -> None:
+    """Whose wait in `parked` is over; all are sent the same, since nobody unwraps it."""
+    task._runner.reschedule(task, _WOKEN)  # noqa: SLF001
 
 
 def ticking_clock() -> TickingClock | None:
@@ -127,20 +137,20 @@ class TickingClock(_Jumping):
             return
         sleepers = [trio.lowlevel.current_task()]
 
-        def wake(_: int) -> None:
+        def ring(_: int) -> None:
             self.now_s = max(self.now_s, due_s)
             for task in sleepers:
-                trio.lowlevel.reschedule(task)
+                wake(task)
 
         def leave(_: object) -> trio.lowlevel.Abort:
             sleepers.clear()
             if (booked := self._booked.get(tick)) is not None:  # or its time has come just now
-                booked.remove(wake)
+                booked.remove(ring)
                 if not booked:
                     del self._booked[tick]
             return trio.lowlevel.Abort.SUCCEEDED
 
-        self.call_at(tick, wake)
+        self.call_at(tick, ring)
         await parked(leave)
 
     def _autojump(self) -> None:

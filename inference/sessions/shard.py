@@ -161,8 +161,7 @@ class ShardServer:
 
     def _work(self) -> int:
         """Of all stages: one that waits for its turn is not to blame while the worker advances with another."""
-        steps = sum(self._worker.work(session, stage) for session, stage in self.sessions)
-        return steps + self._shards.load_work()
+        return self._worker.work(self.sessions) + self._shards.load_work()
 
     async def _close_cache(self, shard: ShardId, opened: OpenStage) -> None:
         try:

@@ -8,7 +8,7 @@ The rule of the file: bounded by `MEMBERS_MAX`, and news is what its owner numbe
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, KeysView
 from typing import Annotated, Final
 
 import msgspec
@@ -161,6 +161,10 @@ class AddressBook:
     @property
     def is_full(self) -> bool:
         return len(self._entries) >= limits.MEMBERS_MAX
+
+    @property
+    def peers(self) -> KeysView[PeerId]:
+        return self._entries.keys()
 
     def __contains__(self, peer: PeerId) -> bool:
         return peer in self._entries

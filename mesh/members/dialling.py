@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from operator import attrgetter
+from typing import Final
 
 from protocols import limits
 from protocols.ids import PeerId
@@ -35,6 +37,9 @@ class Attempt:
         self.next_at = now + max(self.pause_s, at_least_s)
         most_s = limits.REDIAL_S_MAX if self.was_up else limits.REDIAL_UNMET_S_MAX
         self.pause_s = min(2 * self.pause_s, most_s)
+
+
+_NEXT_AT: Final = attrgetter("next_at")
 
 
 class Dialling:
@@ -81,6 +86,8 @@ class Dialling:
 
     def due(self, now: float) -> list[Link]:
         """The links to dial now; each counts as dialling until it is `connected` or `ended`."""
+        if self.deadline > now:
+            return []  # as nearly always
         links = [link for link, attempt in self._attempts.items() if attempt.next_at <= now]
         for link in links:
             self._attempts[link].next_at = math.inf
@@ -89,7 +96,7 @@ class Dialling:
     @property
     def deadline(self) -> float:
         """When something is due next."""
-        return min((attempt.next_at for attempt in self._attempts.values()), default=math.inf)
+        return min(map(_NEXT_AT, self._attempts.values()), default=math.inf)
 
     def _patience_s(self, peer: PeerId) -> float:
         return 0.0 if self._own < peer else limits.REDIAL_PATIENCE_S

@@ -230,7 +230,7 @@ class Members:
             self._perform(self._machine.start(trio.current_time()))
             await nursery.start(self._file.run)
             await nursery.start(self.gossip.run)
-            self.watch.set_candidates([contact.peer for contact in self.members()])
+            self.watch.set_candidates(self._machine.known)
             await nursery.start(self.watch.run)
             nursery.start_soon(self._follow, events)
             nursery.start_soon(self._follow_detector)
@@ -292,9 +292,7 @@ class Members:
             welcome_until = self._refresh_welcome()
             self._handle(m.Alarm())
             if self._candidates.is_due and self._papers.is_member and not self._is_leaving:
-                self._candidates.tell(
-                    self._machine.connected, frozenset(each.peer for each in self.members())
-                )
+                self._candidates.tell(self._machine.connected, self._machine.known)
 
     def _refresh_welcome(self) -> float:
         """Strangers are welcome while an invite is valid; gives when that ends on trio's clock, if it will."""

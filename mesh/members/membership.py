@@ -139,6 +139,7 @@ class Membership:
         self._book = book
         self._banned: frozenset[PeerId] = frozenset()
         self._planes: dict[PeerId, set[Plane]] = {}  # of members whose contact is not known yet as well
+        self._linked: set[PeerId] = set()  # on the control plane
         self._up: set[PeerId] = set()
         self._dialling = Dialling(own)
 
@@ -170,7 +171,12 @@ class Membership:
     @property
     def connected(self) -> frozenset[PeerId]:
         """On the control plane; of some the contact may not be known yet."""
-        return frozenset(peer for peer, planes in self._planes.items() if Plane.CONTROL in planes)
+        return frozenset(self._linked)
+
+    @property
+    def known(self) -> frozenset[PeerId]:
+        """The peers of `members`."""
+        return frozenset(self._book.peers)
 
     def start(self, now: float) -> list[Output]:
         """Everybody dials everybody at first: after a restart nobody else knows this node's addresses."""
@@ -252,6 +258,8 @@ class Membership:
 
     def _connected(self, peer: PeerId, plane: Plane, now: float) -> list[Output]:
         self._planes.setdefault(peer, set()).add(plane)
+        if plane is Plane.CONTROL:
+            self._linked.add(peer)
         self._banned -= {peer}  # the door has let it in, so it is back with another sponsor
         if not self.is_known(peer):
             return []
@@ -259,7 +267,7 @@ class Membership:
         return self._check_up(peer) if plane is Plane.CONTROL else []
 
     def _check_up(self, peer: PeerId) -> list[Output]:
-        if peer in self._up or Plane.CONTROL not in self._planes.get(peer, ()):
+        if peer in self._up or peer not in self._linked:
             return []
         self._up.add(peer)
         return [MemberUp(peer)]
@@ -267,6 +275,8 @@ class Membership:
     def _lost(self, peer: PeerId, plane: Plane, now: float) -> list[Output]:
         planes = self._planes.get(peer, set())
         planes.discard(plane)
+        if plane is Plane.CONTROL:
+            self._linked.discard(peer)
         if not planes:
             self._planes.pop(peer, None)
         if self._dialling.is_wanted(peer):

@@ -61,13 +61,14 @@ class Conditions:
         internet = self._cluster.internet
         partitions = [fault for fault in self._on if isinstance(fault, Partition)]
         wanted = dict.fromkeys(self._peers(pair) for fault in partitions for pair in severed(fault))
+        stand = dict.fromkeys(way for way in self._cut if way in wanted)
         for source, target in self._cut:
             if (source, target) not in wanted:
-                internet.mend(
-                    source, target
-                )  # both directions: the other may be wanted still, and is cut again below
+                internet.mend(source, target)
+                stand.pop((target, source), None)  # which that has mended as well
         for source, target in wanted:
-            internet.cut_one_way(source, target)
+            if (source, target) not in stand:
+                internet.cut_one_way(source, target)
         self._cut = wanted
 
     def _apply_links(self) -> None:
@@ -110,7 +111,8 @@ class Conditions:
         )
 
     def _peers(self, pair: Pair) -> PeerPair:
-        source, target = (self._cluster.nodes[name].peer for name in pair)
+        nodes = self._cluster.nodes
+        source, target = nodes[pair[0]].peer, nodes[pair[1]].peer
         assert source is not None, f"{pair[0]} was never started"
         assert target is not None, f"{pair[1]} was never started"
         return source, target

@@ -11,7 +11,7 @@ from simulations.invariants.mesh import Mesh, Reading
 
 @always("S1", "What a client sees has dense positions: no token is lost, none comes twice.")
 def positions_are_dense(mesh: Mesh) -> Iterator[Breach]:
-    for reading in mesh.readings:
+    for reading in mesh.news:
         wrong = ""
         for _, event in reading.fresh:
             match event:
@@ -23,33 +23,36 @@ def positions_are_dense(mesh: Mesh) -> Iterator[Breach]:
                     reading.next_position = position + 1
                 case _:
                     pass
-        yield from _told(mesh, "S1", reading, wrong)
+        _note(mesh, "S1", reading, wrong)
+    yield from _noted(mesh, "S1")
 
 
 @always("S2", "What a client reads is what a run without faults would have given.")
 def text_is_that_of_a_faultless_run(mesh: Mesh) -> Iterator[Breach]:
     if not mesh.script.expect.exact_text:
         return
-    for reading in mesh.readings:
+    for reading in mesh.news:
         wrong = ""
         for index, token in enumerate(reading.fresh_tokens, reading.tokens):
             expected = reading.client.expected_at(index)
             if token.token != expected:
                 right = "none" if expected is None else expected
                 wrong = wrong or f"token {token.token} at place {index} instead of {right}"
-        yield from _told(mesh, "S2", reading, wrong)
+        _note(mesh, "S2", reading, wrong)
+    yield from _noted(mesh, "S2")
 
 
 @always("S2", "A client is given the tokens that stand in the log of its session, and no others.")
 def clients_read_the_log(mesh: Mesh) -> Iterator[Breach]:
-    for reading in mesh.readings:
+    for reading in mesh.news:
         wrong = ""
         if reading.fresh and reading.session in mesh.entered:
             log = mesh.entered[reading.session][1].tokens
             for token in reading.fresh_tokens:
                 if token.position >= len(log) or log[token.position] != token.token:
                     wrong = wrong or f"token {token.token} at {token.position} is not in the log"
-        yield from _told(mesh, "S2 log", reading, wrong)
+        _note(mesh, "S2 log", reading, wrong)
+    yield from _noted(mesh, "S2 log")
 
 
 @always("S1", "The log of a session only grows.")
@@ -66,7 +69,7 @@ def logs_only_grow(mesh: Mesh) -> Iterator[Breach]:
 
 @always("S14", "Every request has one end, and nothing comes after it.")
 def requests_end_once(mesh: Mesh) -> Iterator[Breach]:
-    for reading in mesh.readings:
+    for reading in mesh.news:
         client, wrong = reading.client, ""
         if client.endings > 1:
             wrong = f"it was told {client.endings} ends"
@@ -75,32 +78,35 @@ def requests_end_once(mesh: Mesh) -> Iterator[Breach]:
             wrong = wrong or "something came after its end"
         if client.ended_s is not None and reading.moved_s > client.ended_s:
             wrong = wrong or "something came after its end"
-        yield from _told(mesh, "S14", reading, wrong)
+        _note(mesh, "S14", reading, wrong)
+    yield from _noted(mesh, "S14")
 
 
 @always("S14", "A reader is told of each failover once.")
 def failovers_are_told_once(mesh: Mesh) -> Iterator[Breach]:
     """A stage that was lost is never used again in its session, so it is lost in one place once."""
-    for reading in mesh.readings:
+    for reading in mesh.news:
         wrong, place = "", reading.events - len(reading.fresh)
         for at, (_, event) in enumerate(reading.fresh, place):
             if isinstance(event, api.Rerouted):
                 key = ("rerouted", reading.client.index, event.stage, event.lost)
                 if mesh.first(key, at) != at:
                     wrong = wrong or f"stage {event.stage} is lost by {event.lost_name} a second time"
-        yield from _told(mesh, "S14 once", reading, wrong)
+        _note(mesh, "S14 once", reading, wrong)
+    yield from _noted(mesh, "S14 once")
 
 
 @always("S14", "Who was told that it has all of its answer has all of it.")
 def finished_is_whole(mesh: Mesh) -> Iterator[Breach]:
-    for reading in mesh.readings:
+    for reading in mesh.news:
         ends = [event for _, event in reading.fresh if isinstance(event, api.Finished)]
         wrong, count = "", reading.tokens + len(reading.fresh_tokens)
         if ends and count != ends[0].completion_tokens:
             wrong = f"it was given {count} tokens and told of {ends[0].completion_tokens}"
         elif ends and ends[0].reason == "length" and count != reading.client.request.tokens:
             wrong = f"it was given {count} of {reading.client.request.tokens} tokens"
-        yield from _told(mesh, "S14 whole", reading, wrong)
+        _note(mesh, "S14 whole", reading, wrong)
+    yield from _noted(mesh, "S14 whole")
 
 
 @always("S14", "Who is told of a failure is told its cause.")
@@ -119,10 +125,18 @@ def nobody_is_forgotten(mesh: Mesh) -> Iterator[Breach]:
             yield _of(reading, "its session has ended, and it was not told")
 
 
-def _told(mesh: Mesh, what: str, reading: Reading, wrong: str) -> Iterator[Breach]:
-    """What a client was told wrongly stays wrong."""
-    if wrong := mesh.keep((what, reading.client.index), wrong):
-        yield _of(reading, wrong)
+def _note(mesh: Mesh, what: str, reading: Reading, wrong: str) -> None:
+    """What a client was told wrongly stays wrong, as it first was."""
+    if wrong:
+        _wrongs(mesh, what).setdefault(reading.client.index, _of(reading, wrong))
+
+
+def _noted(mesh: Mesh, what: str) -> Iterator[Breach]:
+    yield from _wrongs(mesh, what).values()
+
+
+def _wrongs(mesh: Mesh, what: str) -> dict[int, Breach]:
+    return mesh.first(("wrong", what), dict[int, Breach]())
 
 
 def _of(reading: Reading, detail: str) -> Breach:

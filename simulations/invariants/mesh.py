@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections import defaultdict
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
@@ -42,8 +43,13 @@ class Reading:
     session: SessionId | None = None
     next_position: int | None = None  # None before the first token is due
     moved_s: float = 0.0  # when it last heard anything
+    endings: int = 0
 
-    def read(self) -> None:
+    def read(self) -> bool:
+        """Whether the client has heard anything since the last look, or has had an end."""
+        if self.events == len(self.client.events) and not self.fresh and self.endings == self.client.endings:
+            return False
+        self.endings = self.client.endings
         self.tokens += len(self.fresh_tokens)
         self.fresh = self.client.events[self.events :]
         self.fresh_tokens = [event for _, event in self.fresh if isinstance(event, api.Token)]
@@ -53,6 +59,7 @@ class Reading:
         if self.session is None:
             started = (event for _, event in self.fresh if isinstance(event, api.Started))
             self.session = next((event.session for event in started), None)
+        return True
 
 
 class Mesh:
@@ -69,10 +76,12 @@ class Mesh:
         self.core: list[Sight] = []  # of those, the ones that were healed; all if the script names nobody
         self.by_peer: dict[PeerId, Sight] = {}
         self.readings: list[Reading] = []
+        self.news: list[Reading] = []  # of those, the ones with something new to look at
         self.histories: Final[dict[str, History]] = {}
         self.peers: Final[dict[PeerId, str]] = {}  # every identity that a machine ever had
         self.entered: dict[SessionId, tuple[Sight, Session]] = {}
         self.stages: list[tuple[Sight, StageKey, Stage]] = []
+        self._stages_of: defaultdict[SessionId, list[tuple[Sight, int, Stage]]] = defaultdict(list)
         self._memory: dict[Hashable, object] = {}
         self._doubted: list[tuple[Sight, PeerId, Standing]] | None = None
 
@@ -80,8 +89,7 @@ class Mesh:
         self.now = trio.current_time()
         self._doubted = None
         self._find_processes()
-        for reading in self.readings:
-            reading.read()
+        self.news = [reading for reading in self.readings if reading.read()]
         if len(self.clients.all) > len(self.readings):
             self._meet_clients()
         self.entered = {
@@ -90,13 +98,18 @@ class Mesh:
         self.stages = [
             (sight, key, machine) for sight in self.sights.values() for key, machine in sight.stages()
         ]
+        self._stages_of.clear()
+        for sight, (id_, index), machine in self.stages:
+            self._stages_of[id_].append((sight, index, machine))
 
     def _meet_clients(self) -> None:
         met = {reading.client.index for reading in self.readings}
         for client in self.clients.all:
             if client.index not in met:
-                self.readings.append(Reading(client, moved_s=client.began_s))
-                self.readings[-1].read()
+                reading = Reading(client, moved_s=client.began_s)
+                reading.read()
+                self.readings.append(reading)
+                self.news.append(reading)
 
     def _find_processes(self) -> None:
         sights: dict[str, Sight] = {}
@@ -161,10 +174,8 @@ class Mesh:
             for way in ways
         )
 
-    def stages_of(self, session: SessionId) -> Iterator[tuple[Sight, int, Stage]]:
-        for sight, (id_, index), machine in self.stages:
-            if id_ == session:
-                yield sight, index, machine
+    def stages_of(self, session: SessionId) -> Sequence[tuple[Sight, int, Stage]]:
+        return self._stages_of.get(session, ())
 
     # Memory ----------------------------------------------------------------------------------------------------------
 
@@ -188,13 +199,6 @@ class Mesh:
         """What was first given under that key."""
         known = self._memory.setdefault(key, value)
         return known if isinstance(known, type(value)) else value
-
-    def keep(self, key: Hashable, detail: str) -> str:
-        """Remember that something went wrong for good; empty `detail` only asks. Gives what went wrong first."""
-        if detail:
-            return self.first(key, detail)
-        known = self._memory.get(key, "")
-        return known if isinstance(known, str) else ""
 
 
 def hears(author: Sight, reader: Sight, ttl_s: float) -> bool:

@@ -43,7 +43,7 @@ _BITS: Final = (1 << 64) - 1
 _FACTORS: Final = (0x9E3779B97F4A7C15, 0xD6E8FEB86659FD93)  # odd, of no pattern
 # bf16 is the upper half of f32, and eight bits fit its significand.
 _TO_BF16: Final = tuple(struct.pack("<f", number)[2:] for number in range(256))
-_OF_BF16: Final = {code: number for number, code in enumerate(_TO_BF16)}
+_OF_BF16: Final = {(code,): number for number, code in enumerate(_TO_BF16)}  # by what `iter_unpack` gives
 
 Row = int  # of 64 bits
 Chains = list[list[Row]]
@@ -260,17 +260,18 @@ def _layer(layer: int, chain: list[Row], rows: list[Row]) -> list[Row]:
 
 
 def _pack(rows: list[Row], dtype: DType) -> bytes:
-    numbers = b"".join(row.to_bytes(WIDTH, "little") for row in rows)
+    numbers = struct.pack(f"<{len(rows)}Q", *rows)
     if dtype is DType.F32:
         return struct.pack(f"<{len(numbers)}f", *numbers)
-    return b"".join([_TO_BF16[number] for number in numbers])
+    return b"".join(map(_TO_BF16.__getitem__, numbers))
 
 
 def _unpack(body: bytes | bytearray | memoryview, dtype: DType) -> list[Row]:
     try:
-        codes = struct.iter_unpack("<f" if dtype is DType.F32 else "<2s", body)
-        numbers = bytes([int(code) if dtype is DType.F32 else _OF_BF16[code] for (code,) in codes])
+        if dtype is DType.F32:
+            numbers = bytes(map(int, struct.unpack(f"<{len(body) // 4}f", body)))
+        else:
+            numbers = bytes(map(_OF_BF16.__getitem__, struct.iter_unpack("<2s", body)))
+        return list(struct.unpack(f"<{len(numbers) // WIDTH}Q", numbers))
     except (KeyError, ValueError, OverflowError, struct.error) as error:
         raise Malformed(f"not rows of this arithmetic: {error}") from error
-    starts = range(0, len(numbers), WIDTH)
-    return [int.from_bytes(numbers[start : start + WIDTH], "little") for start in starts]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -109,8 +109,8 @@ class LyingWorker:
     async def close_cache(self, shard: ShardId, session: SessionId, stage: int) -> None:
         await self._worker.close_cache(shard, session, stage)
 
-    def work(self, session: SessionId, stage: int) -> int:
-        return self._worker.work(session, stage)
+    def work(self, stages: Iterable[tuple[SessionId, int]]) -> int:
+        return self._worker.work(stages)
 
     async def wait_died(self) -> None:
         await self._worker.wait_died()

@@ -9,7 +9,7 @@ It is a process beside the daemon: it computes on while the daemon is stopped, a
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -284,11 +284,12 @@ class VirtualWorker:
     async def close_cache(self, shard: ShardId, session: SessionId, stage: int) -> None:
         await self._ask(CloseCache(shard, session, stage), Done)
 
-    def work(self, session: SessionId, stage: int) -> int:
+    def work(self, stages: Iterable[tuple[SessionId, int]]) -> int:
         running = self._processor.running()  # first, since it settles what has ended
-        done = self._process.work.get((session, stage), 0)
+        asked, work = frozenset(stages), self._process.work
+        done = sum([work[key] for key in asked if key in work])
         match running:
-            case Job(what=Step(shard, header)), share if (header.session, header.stage) == (session, stage):
+            case Job(what=Step(shard, header)), share if (header.session, header.stage) in asked:
                 return done + int(share * shard.range.layers)
             case _:
                 return done

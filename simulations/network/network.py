@@ -224,8 +224,10 @@ class VirtualNetwork:
         except Unauthenticated as error:
             self._guard.faults[type(error).__name__] += 1
             return str(error)
+        if is_member:
+            return None
         strangers = sum(end.plane is plane and not end.is_member for end in self._connections)
-        if is_member or strangers < limits.STRANGERS_MAX:
+        if strangers < limits.STRANGERS_MAX:
             return None
         return "too many strangers are connected, try again in a while"
 

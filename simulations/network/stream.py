@@ -15,7 +15,7 @@ from protocols import limits
 from protocols.errors import Disconnected
 from protocols.ids import PeerId
 from protocols.streams import Priority, StreamKind
-from simulations.determinism import parked
+from simulations.determinism import parked, wake
 from simulations.network.wire import DATA, Wire
 
 SEGMENT_BYTES: Final = limits.WIRE_CHUNK_BYTES
@@ -44,7 +44,7 @@ class _Waiting:
         if self.tasks:
             tasks, self.tasks = self.tasks, {}
             for task in tasks:
-                trio.lowlevel.reschedule(task)
+                wake(task)
 
 
 class VirtualStream:

@@ -183,13 +183,15 @@ class WorkerContract:
     async def test_work_rises_by_the_layers_of_the_range(self, rig: Rig) -> None:
         await rig.load_all()
         await rig.open_all()
-        assert rig.worker.work(SESSION, 0) == 0
+        assert rig.worker.work([(SESSION, 0)]) == 0
         await rig.through(PROMPT, 0)
         once = rig.specs[0].shard.range.layers
-        assert rig.worker.work(SESSION, 0) == once
+        assert rig.worker.work([(SESSION, 0)]) == once
         await rig.through((1,), len(PROMPT))
-        assert rig.worker.work(SESSION, 0) == 2 * once
-        assert rig.worker.work(OTHER, 0) == 0
+        assert rig.worker.work([(SESSION, 0)]) == 2 * once
+        assert rig.worker.work([(OTHER, 0)]) == 0
+        both = once + rig.specs[1].shard.range.layers
+        assert rig.worker.work([(SESSION, 0), (OTHER, 0), (SESSION, 1)]) == 2 * both
 
     async def test_rows_that_do_not_follow_on_are_malformed(self, rig: Rig) -> None:
         await rig.load_all()
@@ -224,7 +226,7 @@ class WorkerContract:
         with pytest.raises(Unavailable):
             await rig.worker.open_cache(absent, SESSION, 0, CacheSpec(8, ROWS_MAX, None))
         await rig.worker.close_cache(absent, SESSION, 0)
-        assert rig.worker.work(SESSION, 0) == 0
+        assert rig.worker.work([(SESSION, 0)]) == 0
 
     async def test_a_cache_past_the_memory_is_refused_and_harms_nothing(self, rig: Rig) -> None:
         await rig.load_all()

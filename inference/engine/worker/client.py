@@ -10,7 +10,7 @@ The process enforces its memory; this side keeps the same books from its answers
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
@@ -199,9 +199,9 @@ class WorkerClient:
         self._layers_done.pop((session, stage), None)
         await self._ask(CloseCache(shard, session, stage), Done)
 
-    def work(self, session: SessionId, stage: int) -> int:
-        done = self._layers_done.get((session, stage))
-        return 0 if done is None else done + self._layers_for_nobody
+    def work(self, stages: Iterable[tuple[SessionId, int]]) -> int:
+        done = [self._layers_done[key] for key in stages if key in self._layers_done]
+        return sum(done) + len(done) * self._layers_for_nobody
 
     async def wait_died(self) -> None:
         await self._died.wait()

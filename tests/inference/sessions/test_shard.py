@@ -164,7 +164,7 @@ async def test_a_flipped_bit_is_found_by_its_checksum(autojump_clock: MockClock)
             await activations.send_raw(encode_prefix(frame), body)
             with pytest.raises(Disconnected):
                 await activations.receive()
-            assert node.worker.work(SESSION, 0) == 0
+            assert node.worker.work([(SESSION, 0)]) == 0
 
 
 async def test_more_frames_than_credits_end_the_stream_of_the_sender(autojump_clock: MockClock) -> None:
@@ -328,7 +328,7 @@ async def test_rows_that_a_waiting_reroute_will_undo_are_not_computed(autojump_c
             while not isinstance(message := await session.receive(), Rerouted):
                 pass
             assert message == Rerouted(1, 0, complete=True)
-            assert node.worker.work(SESSION, 0) == LAYERS - 6
+            assert node.worker.work([(SESSION, 0)]) == LAYERS - 6
             frame = rows(epoch=1)
             await activations.send_raw(encode_prefix(frame), frame.body)
             sampled = await next_but_progress(session)

@@ -107,7 +107,7 @@ async def test_a_hanging_worker_neither_fails_nor_works_until_it_is_resumed() ->
     with trio.move_on_after(60) as waited:
         await rig.through(PROMPT, 0)
     assert waited.cancelled_caught
-    assert worker.work(SESSION, 0) == 0
+    assert worker.work([(SESSION, 0)]) == 0
     worker.resume()
     token, _ = await rig.through(PROMPT, 0)
     assert token is not None
@@ -130,7 +130,7 @@ async def test_work_rises_while_a_step_is_computed() -> None:
     stepping = worker.start_step(shard, frame)
     seen = []
     for _ in range(11):
-        seen.append(worker.work(SESSION, 0))
+        seen.append(worker.work([(SESSION, 0)]))
         await trio.sleep(0.1001)
     assert seen == list(range(11))
     assert (await stepping.result()).token is not None
@@ -170,14 +170,14 @@ async def test_a_hang_in_mid_step_stops_the_work_and_delays_the_rest() -> None:
     stepping = worker.start_step(shard, frame)
     await trio.sleep(0.45)
     worker.hang()
-    assert worker.work(SESSION, 0) == 4
+    assert worker.work([(SESSION, 0)]) == 4
     await trio.sleep(100)
-    assert worker.work(SESSION, 0) == 4
+    assert worker.work([(SESSION, 0)]) == 4
     worker.resume()
     result = await stepping.result()
     assert trio.current_time() - began == pytest.approx(101)
     assert result.step_ms == pytest.approx(101_000)
-    assert worker.work(SESSION, 0) == 10
+    assert worker.work([(SESSION, 0)]) == 10
 
 
 async def test_a_slow_worker_takes_longer_for_what_is_under_way_as_well() -> None:
@@ -203,7 +203,7 @@ async def test_a_crash_in_mid_step_ends_it_and_what_waits_behind() -> None:
     for stepping in started:
         with pytest.raises(WorkerDied):
             await stepping.result()
-    assert (worker.waiting(), worker.kv_bytes, worker.work(SESSION, 0)) == (0, 0, 0)
+    assert (worker.waiting(), worker.kv_bytes, worker.work([(SESSION, 0)])) == (0, 0, 0)
 
 
 async def test_a_worker_computes_on_for_whoever_gives_up() -> None:
@@ -212,7 +212,7 @@ async def test_a_worker_computes_on_for_whoever_gives_up() -> None:
         await worker.step(shard, frame)
     await trio.sleep(1)
     assert worker.waiting() == 0
-    assert worker.work(SESSION, 0) == 10
+    assert worker.work([(SESSION, 0)]) == 10
 
 
 async def test_a_worker_computes_on_while_nobody_gets_a_turn_to_look() -> None:

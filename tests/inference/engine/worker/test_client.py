@@ -197,10 +197,10 @@ async def test_progress_of_a_step_shows_while_it_runs(client: WorkerClient) -> N
     await client.open_cache(deep, SESSION, 1, CACHE)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(client.step, deep, frame(0))
-        while client.work(SESSION, 1) == 0:
+        while client.work([(SESSION, 1)]) == 0:
             await trio.sleep(0.01)
-        assert client.work(SESSION, 1) < 100
-    assert client.work(SESSION, 1) == 100
+        assert client.work([(SESSION, 1)]) < 100
+    assert client.work([(SESSION, 1)]) == 100
 
 
 async def test_a_cancelled_load_is_undone(client: WorkerClient) -> None:
