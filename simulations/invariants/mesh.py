@@ -26,6 +26,7 @@ from simulations.trace import Trace
 ValueT = TypeVar("ValueT")
 
 NEAR_S: Final = 0.1
+SOON_S: Final = 5 * NEAR_S  # what is in front of a word has arrived by then
 NEAR_BYTES_S: Final = 1_000_000.0
 NEAR_LOSS: Final = 0.02
 
@@ -166,12 +167,13 @@ class Mesh:
     def are_near(self, one: PeerId, two: PeerId) -> bool:
         """Whether a word gets from either to the other within a look or two, but for a loss now and then."""
         links = self.cluster.internet.links
-        ways = (links.between(one, two), links.between(two, one))
         return self.are_linked(one, two) and all(
             way.latency_s + way.jitter_s <= NEAR_S
             and way.bandwidth_bytes_s >= NEAR_BYTES_S
             and way.loss <= NEAR_LOSS
-            for way in ways
+            and links.due_s(*ends) <= self.now + SOON_S
+            for ends in ((one, two), (two, one))
+            for way in (links.between(*ends),)
         )
 
     def stages_of(self, session: SessionId) -> Sequence[tuple[Sight, int, Stage]]:

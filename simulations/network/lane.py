@@ -32,6 +32,8 @@ HANDSHAKE_BYTES: Final = 500  # the largest message of one holds certificates
 class Waiting(Protocol):
     """A connection's direction, which knows what has not arrived."""
 
+    @property
+    def due_ms(self) -> int: ...
     def resume(self, at_ms: int) -> None:
         """What waited arrives then, and nothing before it."""
 
@@ -107,6 +109,11 @@ class Lane:
             delay_s += timeout_s
             timeout_s = min(2 * timeout_s, RETRANSMISSION_S_MAX)
         return delay_s
+
+    @property
+    def due_ms(self) -> int:
+        """When the last of what is under way arrives."""
+        return max((waiting.due_ms for waiting in self._waiting), default=0)
 
     # Opening and closing -----------------------------------------------------------------------------------------------
 

@@ -122,6 +122,11 @@ class Links:
             chance=self._chances.get(way),
         )
 
+    def due_s(self, source: PeerId, target: PeerId) -> float:
+        """When the last of what is under way arrives: it may have queued while the way was slow."""
+        lanes = (self._lanes.get((source, target, plane)) for plane in Plane)
+        return max((lane.due_ms for lane in lanes if lane is not None), default=0) / TICKS_PER_S
+
     # What they let through ---------------------------------------------------------------------------------------------
 
     def is_open(self, source: PeerId, target: PeerId) -> bool:

@@ -44,6 +44,11 @@ class Wire:
         self._queue.append((at_ms, what, action, argument))
         self._book(at_ms)
 
+    @property
+    def due_ms(self) -> int:
+        """When the last of what is under way arrives; 0: nothing is."""
+        return self._queue[-1][0] if self._queue else 0
+
     def _book(self, at_ms: int) -> None:
         self._last_ms = at_ms
         if at_ms != self._booked_ms:

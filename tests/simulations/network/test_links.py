@@ -137,3 +137,15 @@ async def test_a_link_that_becomes_fast_does_not_let_anything_overtake() -> None
         await trio.sleep(1)
         assert b"".join(data for _, data in made.heard) == b"first, second"
         assert made.heard[0][0] - start_s == pytest.approx(0.4)
+
+
+async def test_what_is_still_under_way_on_a_link_that_has_become_fast_is_known() -> None:
+    async with pair(VirtualWorld(latency_s=0.4)) as made:
+        way = (made.one.peer, made.two.peer)
+        stream = await made.open()
+        start_s = trio.current_time()
+        await stream.send(b"word")
+        made.world.links.set_latency(*way, 0.001)
+        assert made.world.links.due_s(*way) == pytest.approx(start_s + 0.4)
+        await trio.sleep(1)
+        assert made.world.links.due_s(*way) == 0
