@@ -167,7 +167,7 @@ def test_with_exact_numerics_a_row_has_the_bits_that_it_has_alone_however_many_r
 ) -> None:
     checkpoint = save_checkpoint(tmp_path, family, num_key_value_heads=4)
     layer_range, sessions = LayerRange(0, 2), [(SessionId(f"{number:032x}"), 0) for number in range(5)]
-    arithmetic = sliced_arithmetic(checkpoint.config, "bf16", "exact", of, kv)
+    arithmetic = sliced_arithmetic(checkpoint.config, "bf16", "exact", of, kv=kv)
     assert arithmetic.is_exact
     steps = [[(0, PROMPT[at : at + 9])] for at in range(5)]
     batches = [
