@@ -110,12 +110,10 @@ def cuda_lack(of: int = 1) -> str:
 
 
 def _few_cards(count: int, of: int) -> str:
+    if count >= of:
+        return ""
     cards = "1 card" if count == 1 else f"{count} cards"
-    return (
-        f"{of} processes need a card each where there is {cards}: set worker.tensor_parallel to {count}"
-        if count < of
-        else ""
-    )
+    return f"{of} processes need a card each where there is {cards}: set worker.tensor_parallel to {count}"
 
 
 def _card(number: int) -> Device:

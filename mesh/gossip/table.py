@@ -196,9 +196,8 @@ class Table:
             for place, word in tuple(author.words.items()):
                 if word.heard.made_ms > made_ms:
                     self._remove(peer, author, place)
-            if (
-                author.floor > made_ms
-            ):  # words of such a time have been let go of, and it would keep out all others
+            # Words of such a time have been let go of; their floor would keep out all others.
+            if author.floor > made_ms:
                 author.floor = -1
             if not author.words:
                 del self.authors[peer]

@@ -138,8 +138,8 @@ class Membership:
         self._own = own
         self._book = book
         self._banned: frozenset[PeerId] = frozenset()
-        self._planes: dict[PeerId, set[Plane]] = {}  # of members whose contact is not known yet as well
-        self._linked: set[PeerId] = set()  # on the control plane
+        # Members whose contact is not known yet as well.
+        self._linked: dict[Plane, set[PeerId]] = {plane: set() for plane in Plane}
         self._up: set[PeerId] = set()
         self._dialling = Dialling(own)
 
@@ -171,7 +171,7 @@ class Membership:
     @property
     def connected(self) -> frozenset[PeerId]:
         """On the control plane; of some the contact may not be known yet."""
-        return frozenset(self._linked)
+        return frozenset(self._linked[Plane.CONTROL])
 
     @property
     def known(self) -> frozenset[PeerId]:
@@ -243,9 +243,9 @@ class Membership:
         for peer in peers:
             # A node that is new or has moved dials by itself; this one does if it hears nothing.
             self._dialling.want(peer, now, within_s=limits.REDIAL_PATIENCE_S)
-            planes = self._planes.get(peer, ())
-            for plane in (plane for plane in Plane if plane in planes):
-                self._dialling.connected(peer, plane, now)
+            for plane, linked in self._linked.items():
+                if peer in linked:
+                    self._dialling.connected(peer, plane, now)
         came_up = [output for peer in peers for output in self._check_up(peer)]
         return [Persist(at_once), *map(self._learn, peers), *came_up] if peers else []
 
@@ -257,9 +257,7 @@ class Membership:
     # Who is up ----------------------------------------------------------------------------------------------------
 
     def _connected(self, peer: PeerId, plane: Plane, now: float) -> list[Output]:
-        self._planes.setdefault(peer, set()).add(plane)
-        if plane is Plane.CONTROL:
-            self._linked.add(peer)
+        self._linked[plane].add(peer)
         self._banned -= {peer}  # the door has let it in, so it is back with another sponsor
         if not self.is_known(peer):
             return []
@@ -267,18 +265,13 @@ class Membership:
         return self._check_up(peer) if plane is Plane.CONTROL else []
 
     def _check_up(self, peer: PeerId) -> list[Output]:
-        if peer in self._up or peer not in self._linked:
+        if peer in self._up or peer not in self._linked[Plane.CONTROL]:
             return []
         self._up.add(peer)
         return [MemberUp(peer)]
 
     def _lost(self, peer: PeerId, plane: Plane, now: float) -> list[Output]:
-        planes = self._planes.get(peer, set())
-        planes.discard(plane)
-        if plane is Plane.CONTROL:
-            self._linked.discard(peer)
-        if not planes:
-            self._planes.pop(peer, None)
+        self._linked[plane].discard(peer)
         if self._dialling.is_wanted(peer):
             self._dialling.lost(peer, plane, now)
         return self._drop(peer) if plane is Plane.CONTROL else []

@@ -47,7 +47,7 @@ def sessions_start(mesh: Mesh) -> Iterator[Breach]:
 
 @settled("L2", f"The healed core serves whoever asks it, once it has had {TOGETHER_S:.0f} s.")
 def the_core_serves(mesh: Mesh) -> Iterator[Breach]:
-    """Asked where at most one node has lost what it held: of a range that its holder and its standby have lost nobody has any layer."""
+    """Asked where at most one node has lost what it held: what a holder and its standby have both lost nobody has."""
     assert mesh.settled_at_s is not None
     if sum(not history.has_kept_everything for history in mesh.histories.values()) > 1:
         return

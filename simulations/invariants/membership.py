@@ -102,7 +102,7 @@ def the_core_sees_itself(mesh: Mesh) -> Iterator[Breach]:
 def the_core_is_joined_for_bulk(mesh: Mesh) -> Iterator[Breach]:
     for sight in mesh.core:
         for other in mesh.core:
-            if other is not sight and Plane.DATA not in sight.planes(other.peer):
+            if other is not sight and not sight.is_linked(other.peer, Plane.DATA):
                 detail = f"{sight.name} and {other.name} have no connection for bulk"
                 yield Breach((sight.name, other.name), detail, within_s=JOINED_S)
 

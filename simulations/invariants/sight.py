@@ -8,7 +8,7 @@ changes anything or waits; what it names is named here once, so that a change in
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -104,9 +104,9 @@ class Sight:
         """Which run of a peer this node has heard of last; of itself, which one it is."""
         return self.daemon.members.watch.boot_of(peer)
 
-    def planes(self, peer: PeerId) -> Container[Plane]:
-        """On which it is connected with a member."""
-        return self.daemon.members._machine._planes.get(peer, ())
+    def is_linked(self, peer: PeerId, plane: Plane) -> bool:
+        """Whether it is connected with a member on that plane."""
+        return peer in self.daemon.members._machine._linked[plane]
 
     def is_up(self, peer: PeerId) -> bool:
         return peer in self.daemon.members._machine._up

@@ -20,6 +20,7 @@ from inference.engine.parallel.orders import Here, RankLost, encoded, receive_or
 from inference.engine.parallel.slices import Slice
 from inference.engine.worker.process import prepare
 from inference.engine.worker.settings import from_argument
+from protocols.errors import UserError
 
 HERE_S: Final = 1.0
 
@@ -69,3 +70,5 @@ if __name__ == "__main__":
         main(sys.argv[1:])
     except RankLost as lost:
         sys.exit(f"weft worker, rank {sys.argv[1]}: {lost}")
+    except UserError:
+        sys.exit(1)  # of the device: the first rank finds the same, and tells it

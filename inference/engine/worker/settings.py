@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 
 from protocols import limits
 
 
 class WorkerSettings(msgspec.Struct, frozen=True):
-    """
+    """All of them, with those that a user leaves as they are.
+
     threads       of torch, in all processes together
     memory_bytes  for shards and caches in all processes together, where the processor computes
     card_bytes    the same where cards compute; 0: a share of what is free on them
@@ -34,7 +37,7 @@ class WorkerSettings(msgspec.Struct, frozen=True):
         return max(1, self.threads // self.ranks)
 
 
-_decoder = msgspec.json.Decoder(WorkerSettings)
+_DECODER: Final = msgspec.json.Decoder(WorkerSettings)
 
 
 def as_argument(settings: WorkerSettings) -> str:
@@ -43,4 +46,4 @@ def as_argument(settings: WorkerSettings) -> str:
 
 
 def from_argument(argument: str) -> WorkerSettings:
-    return _decoder.decode(argument)
+    return _DECODER.decode(argument)

@@ -135,18 +135,15 @@ class Verdict:
 IsReady = Callable[[Grant], bool]
 
 
-def _is_there(_grant: Grant) -> bool:
-    return True
-
-
 @dataclass(slots=True)
 class Grants:
     policy: GrantPolicy = field(default_factory=GrantPolicy)
     _grants: list[Grant] = field(default_factory=list)
     _highest: dict[ModelDigest, tuple[int, PeerId]] = field(default_factory=dict)
 
-    def offer(self, offer: Offer, free_bytes: int, now: float, is_ready: IsReady = _is_there) -> Verdict:
-        """Grant or decline, which changes nothing; `is_ready` says whether what was claimed lies there. Raises `Malformed` for an empty range, or for a kind that a node can't hold."""
+    def offer(self, offer: Offer, free_bytes: int, now: float, is_ready: IsReady) -> Verdict:
+        """Grant or decline, which changes nothing. `is_ready` says whether a claimed range lies as it was granted: it may be loading
+        again. Raises `Malformed` for an empty range, or for a kind that a node can't hold."""
         if offer.range.layers < 1:
             raise Malformed(f"an offer of the empty range {offer.range}", offer.proposer)
         if offer.kind is StandbyKind.COLD or (offer.kind is StandbyKind.MAPPED and not offer.standby):

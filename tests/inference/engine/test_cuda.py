@@ -112,33 +112,28 @@ def test_a_layer_is_timed_on_it(card: Device) -> None:
     assert measure_layer(shape, lambda: next(ticks) * 0.01, card) == pytest.approx(10)
 
 
-@pytest.mark.skipif(bool(cuda_lack(2)), reason=f"no two cards to test on: {cuda_lack(2)}")
-async def test_two_cards_share_a_layer(checkpoint: Checkpoint) -> None:
-    settings = WorkerSettings(2, 1, card_bytes=64 * MIB, device="cuda", ranks=2)
-    client = WorkerClient(torch_worker(settings), 1)
+async def loaded_class(checkpoint: Checkpoint, settings: WorkerSettings) -> str:
+    """Of a model that a worker on cards has loaded."""
+    client = WorkerClient(torch_worker(settings), settings.memory_bytes)
     shard = ShardId(ModelDigest("ab" * 32), checkpoint.config.whole)
     config = (checkpoint.folder / "config.json").read_bytes()
     async with trio.open_nursery() as nursery:
         await nursery.start(client.run)
         memory = client.memory()
-        assert (memory.device, memory.budget_bytes) == ("cuda", 64 * MIB)
+        assert (memory.device, memory.budget_bytes) == ("cuda", settings.card_bytes)
         loaded = await client.load(
             ShardSpec(shard, config, checkpoint.tensors, "bf16", "exact"), lambda _done, _total: None
         )
-        assert loaded.numerics_class.endswith("/tp2")
         nursery.cancel_scope.cancel()
+    return loaded.numerics_class
 
 
 async def test_a_worker_on_it_says_so_and_loads(checkpoint: Checkpoint) -> None:
-    client = WorkerClient(torch_worker(WorkerSettings(1, 1, device="auto", card_bytes=64 * MIB)), 1)
-    shard = ShardId(ModelDigest("ab" * 32), checkpoint.config.whole)
-    config = (checkpoint.folder / "config.json").read_bytes()
-    async with trio.open_nursery() as nursery:
-        await nursery.start(client.run)
-        memory = client.memory()
-        assert (memory.device, memory.budget_bytes) == ("cuda", 64 * MIB)
-        loaded = await client.load(
-            ShardSpec(shard, config, checkpoint.tensors, "bf16", "exact"), lambda _done, _total: None
-        )
-        assert "/cuda/" in loaded.numerics_class
-        nursery.cancel_scope.cancel()
+    settings = WorkerSettings(1, 1, card_bytes=64 * MIB, device="auto")
+    assert "/cuda/" in await loaded_class(checkpoint, settings)
+
+
+@pytest.mark.skipif(bool(cuda_lack(2)), reason=f"no two cards to test on: {cuda_lack(2)}")
+async def test_two_cards_share_a_layer(checkpoint: Checkpoint) -> None:
+    settings = WorkerSettings(2, 1, card_bytes=64 * MIB, device="cuda", ranks=2)
+    assert (await loaded_class(checkpoint, settings)).endswith("/tp2")

@@ -66,7 +66,7 @@ class Rivals:
 
     def offer(self, proposer, assignment, offer):
         grants = self.nodes[assignment.peer]
-        verdict = grants.offer(offer, self.memory_bytes, 0.0)
+        verdict = grants.offer(offer, self.memory_bytes, 0.0, lambda _grant: True)
         for grant in verdict.superseded:
             self.taken_back(assignment.peer, grant)
         self.answer(proposer, assignment, verdict.reply)

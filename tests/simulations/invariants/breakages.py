@@ -395,8 +395,8 @@ def suspected(mesh: Mesh) -> AbstractContextManager[None]:
 
 
 def half_joined(mesh: Mesh) -> AbstractContextManager[None]:
-    planes: Any = sight(mesh).daemon.members._machine._planes
-    return holding(planes, sight(mesh, "n2").peer, {Plane.CONTROL})
+    linked: Any = sight(mesh).daemon.members._machine._linked
+    return holding(linked, Plane.DATA, linked[Plane.DATA] - {sight(mesh, "n2").peer})
 
 
 def missing_node(mesh: Mesh) -> AbstractContextManager[None]:

@@ -198,6 +198,16 @@ async def is_unharmed_by_loads_that_fail(client: WorkerClient, folder: Path) -> 
     await client.unload(spec_of(good).shard)
 
 
+async def test_cards_that_are_asked_for_and_not_there_are_the_users_to_mend_and_told_once(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    settings = WorkerSettings(2, MEMORY_BYTES, device="cuda", ranks=2)
+    with pytest.raises(UserError, match=r"worker\.device is cuda, and torch .*; or set worker\.device"):
+        await WorkerClient(torch_worker(settings), MEMORY_BYTES).run()
+    assert "Traceback" not in capfd.readouterr().err
+
+
 async def test_four_processes_say_what_one_says(tmp_path: Path) -> None:
     checkpoint = save_checkpoint(tmp_path, num_key_value_heads=4)
     client = WorkerClient(torch_worker(WorkerSettings(4, MEMORY_BYTES, ranks=4)), MEMORY_BYTES)
