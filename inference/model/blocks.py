@@ -189,8 +189,8 @@ def aligned(x: Tensor) -> Tensor:
     return x if x.data_ptr() % _CACHE_LINE_BYTES == 0 else x.clone(memory_format=torch.contiguous_format)
 
 
-def joined(parts: Sequence[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(tuple(parts))
+def joined(parts: Sequence[Tensor], dim: int = 0) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(tuple(parts), dim)
 
 
 def padded(parts: Sequence[Tensor], rows: int) -> Tensor:

@@ -5,7 +5,8 @@
 
 The rows of a step are padded to as many queries for every sequence as the longest has, and the keys to as many pages. What is
 padded is masked. A masked key still takes part, with weight 0, and 0 times NaN is NaN: so what a slot holds that is not in
-use is always zero (inference/engine/memory/pages.py), and a sequence is padded with pages of its own.
+use is always zero (inference/engine/memory/pages.py), and a sequence is padded with pages of its own. Where every sequence has
+one row, pages are padded to few different numbers, so that the shapes of a step are seldom new (inference/engine/recordings.py).
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from inference.model.config import ModelConfig
 from inference.model.kv_form import KvForm
 
 PAGE_ROWS: Final = 64
+
+_FEW_PAGES: Final = 8  # up to here a decode step sees a power of two of them, and multiples of it from there on
 
 Send = Callable[[Sequence[Tensor]], Sequence[Tensor]]
 """Brings tensors of the processor, one below the other, to where the pool lies."""
@@ -88,7 +91,19 @@ class PagedStep:
     slots: Tensor  # [rows]
     queries: Tensor  # [sequences, queries]: the row that each is; padding repeats a sequence's last
     answers: Tensor  # [rows]: which of all queries each is
-    views: tuple[PagedView, ...]  # for every kind of layer
+    views: tuple[PagedView, ...]  # for every width of a window
+    view_of: tuple[int, ...]  # for every kind of layer
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        views = [tensor for view in self.views for tensor in (view.pages, view.mask)]
+        return (self.slots, self.queries, self.answers, *views)
+
+    def over(self, tensors: Sequence[Tensor]) -> PagedStep:
+        """The same step with others in the places of its own."""
+        slots, queries, answers, *views = tensors
+        pairs = zip(views[::2], views[1::2], strict=True)
+        return PagedStep(slots, queries, answers, tuple(PagedView(*pair) for pair in pairs), self.view_of)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +114,8 @@ class PagedLayer:
     pool: LayerPages
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, kind: int, scale: float, cap: float) -> Tensor:
-        step, view = self.step, self.step.views[kind]
+        step = self.step
+        view = step.views[step.view_of[kind]]
         self.pool.write(step.slots, k, v)
         keys, values = self.pool.gather(view.pages)
         (sequences, queries), kv_heads, head_dim = step.queries.shape, k.shape[1], k.shape[2]
@@ -134,11 +150,12 @@ def make_paged_step(
     for window in windows:
         numbers += _table(stretches, window)
     written, asked, answers, positions, *tables = _sent(numbers, send)
-    views = {}
+    views = []
     for window, pages, begin in zip(windows, tables[::2], tables[1::2], strict=True):
         mask = _mask(begin, pages.shape[1], positions, window, config.group, dtype)
-        views[window] = PagedView(pages, mask)
-    return PagedStep(written, asked, answers, tuple(views[kind.window] for kind in config.kinds))
+        views.append(PagedView(pages, mask))
+    view_of = tuple(windows.index(kind.window) for kind in config.kinds)
+    return PagedStep(written, asked, answers, tuple(views), view_of)
 
 
 def _sent(numbers: Sequence[Tensor], send: Send) -> list[Tensor]:
@@ -155,8 +172,16 @@ def _table(stretches: Sequence[Stretch], window: int) -> tuple[Tensor, Tensor]:
         each.pages[first : -(-each.end // PAGE_ROWS)] for each, first in zip(stretches, firsts, strict=True)
     ]
     longest = max(map(len, seen))
+    if all(each.rows == 1 for each in stretches):
+        longest = _rounded_up(longest)
     table = [[*pages, *[pages[0]] * (longest - len(pages))] for pages in seen]
     return torch.tensor(table), torch.tensor(firsts)[:, None] * PAGE_ROWS
+
+
+def _rounded_up(pages: int) -> int:
+    if pages > _FEW_PAGES:
+        return -(-pages // _FEW_PAGES) * _FEW_PAGES
+    return 1 << (pages - 1).bit_length()
 
 
 def _mask(

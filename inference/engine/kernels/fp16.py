@@ -1,13 +1,13 @@
 """Products of bf16 weights on processors that cannot multiply in bf16: kept in fp16, widened a few at a time, added in 32 bit.
 
-    y[r, o] = bf16(sum_i (x[r, i] / scale) * fp16(weight[o, i] * scale))     scale the power of two that brings the largest
-                                                                             weight of the tensor into 2^14 .. 2^15
+    y[r, o] = bf16(sum_i x[r, i] * fp16(weight[o, i] * scale)) / scale     scale the power of two that brings the largest
+                                                                           weight of the tensor into 2^14 .. 2^15
 
 fp16 has more digits than bf16 and a smaller range: what is up to 2^29 times smaller than the largest weight stays as it is, and
 what is smaller still is off by 2^-40 of the largest at most.
 
-fbgemm adds one row, two rows, and three to six rows in three different orders, and makes more rows of those. Rows are padded to
-three or to whole sixes, so that there is one order only. It also keeps inputs in blocks of 512, filled up with zeros. So that a
+fbgemm adds one row, two rows, and three to six rows in three different orders, and makes more rows of those. Rows are padded where
+one or two would be left over sixes, so that there is one order only. It also keeps inputs in blocks of 512, filled up with zeros. So that a
 weight takes no more memory than in bf16, inputs that are no whole block come in groups of outputs beside each other:
 
     a b c d      a c        x 0        outputs a and b in the first rows, c and d in the second ones:
@@ -26,18 +26,19 @@ from torch import Tensor
 from torch.nn import functional
 
 from inference.engine.kernels.fbgemm import fbgemm_packing
-from inference.model.blocks import Linear
+from inference.model.blocks import Linear, joined
 
 _BLOCK_INPUTS: Final = 512
 _TAIL_INPUTS: Final = 64  # a shorter one is not worth a call of its own
 _FILLED_SHARE: Final = 1 / 32  # of the inputs may be filled up with zeros, where that saves a call
 _FEW_ROWS: Final = 3
 _WHOLE_ROWS: Final = 6
-_PIECE_ITEMS: Final = (
-    1 << 23
-)  # widened to 32 bit at a time while they are packed: a head is too large to have in it whole
+# Widened to 32 bit at a time while they are packed: a head is too large to have in it whole. Every piece is a call of its own,
+# in which threads wait for each other once more.
+_PIECE_ITEMS: Final = 1 << 25
+_COLUMNS: Final = 16  # outputs that the kernel takes together
 _LARGEST_EXPONENT: Final = 15
-_SCALE_EXPONENT_MAX: Final = 64  # rows are divided by it, and must not become too small for 32 bit
+_SCALE_EXPONENT_MAX: Final = 64  # sums are that many times as large, and must not become too large for 32 bit
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,18 +56,21 @@ class _Part:
         if self.groups == 1:
             y: Tensor = product(x, self.packed)
             return y
-        rows, width = len(x), _BLOCK_INPUTS // self.groups
-        beside = x.new_zeros(rows, self.groups, self.groups, width)
-        beside.diagonal(0, 1, 2)[:, : x.shape[1]] = x[:, :, None]
-        y = product(beside.view(rows * self.groups, _BLOCK_INPUTS), self.packed)
+        rows = len(x)
+        each = rows * self.groups
+        beside = x.new_zeros(each + _missing(each), _BLOCK_INPUTS)
+        apart = beside[:each].view(rows, self.groups, self.groups, -1)
+        apart.diagonal(0, 1, 2)[:, : x.shape[1]] = x[:, :, None]
+        y = product(beside, self.packed)[:each]
         return y.view(rows, -1)[:, :outputs]
 
 
 def fbgemm(weight: Tensor) -> Linear:
     """Quick at all row counts where memory is what a lone row waits for."""
-    outputs, inputs = weight.shape
+    outputs = len(weight)
     scale = _scale(weight)
-    step = max(1, _PIECE_ITEMS // inputs)
+    pieces_count = -(-weight.numel() // _PIECE_ITEMS)
+    step = -(-outputs // pieces_count // _COLUMNS) * _COLUMNS
     pieces = [
         (min(step, outputs - start), tuple(_parts(weight[start : start + step], scale)))
         for start in range(0, outputs, step)
@@ -74,10 +78,9 @@ def fbgemm(weight: Tensor) -> Linear:
 
     def multiply(x: Tensor) -> Tensor:
         rows = len(x)
-        wide = torch.zeros(_padded(rows), inputs, dtype=torch.float32)
-        wide[:rows].copy_(x).div_(scale)
-        found = [_sum(wide, count, parts)[:rows] for count, parts in pieces]
-        return (found[0] if len(found) == 1 else torch.cat(found, 1)).to(x.dtype)
+        wide = functional.pad(x, (0, 0, 0, _missing(rows))).float()
+        found = joined([_sum(wide, count, parts) for count, parts in pieces], 1)
+        return found[:rows].to(x.dtype).div_(scale)
 
     return multiply
 
@@ -107,8 +110,10 @@ def _scale(weight: Tensor) -> float:
     return 2.0 ** min(_LARGEST_EXPONENT - exponent, _SCALE_EXPONENT_MAX)
 
 
-def _padded(rows: int) -> int:
-    return _FEW_ROWS if rows <= _FEW_ROWS else -(-rows // _WHOLE_ROWS) * _WHOLE_ROWS
+def _missing(rows: int) -> int:
+    """To as many as the kernel makes of threes to sixes alone."""
+    left = rows % _WHOLE_ROWS
+    return _FEW_ROWS - left if 0 < left < _FEW_ROWS else 0
 
 
 def _parts(weight: Tensor, scale: float) -> Iterator[_Part]:

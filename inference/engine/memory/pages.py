@@ -10,16 +10,25 @@ keys of one layer lie there twice.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import torch
 from torch import Tensor
 
 from inference.engine.device import Device
-from inference.engine.memory.kv_store import KvPart, KvStore, LayerKvs, SessionKv, SlotStore
+from inference.engine.memory.kv_store import KvPart, KvStore, SessionKv, SlotStore
 from inference.model.config import ModelConfig
 from inference.model.kv_form import KvForm
-from inference.model.paged import PAGE_ROWS, LayerPages, PagedLayer, Stretch, make_paged_step, slots_of
+from inference.model.paged import (
+    PAGE_ROWS,
+    LayerPages,
+    PagedLayer,
+    PagedStep,
+    Stretch,
+    make_paged_step,
+    slots_of,
+)
 from inference.model.step_plan import Span
 
 
@@ -29,6 +38,7 @@ class PagePool:
     def __init__(self, layers: Sequence[LayerPages]) -> None:
         self.layers: Final = tuple(layers)
         self.pages = 0
+        self.moves = 0  # how often it has been given other memory
         self._free: list[int] = []
 
     @property
@@ -58,6 +68,7 @@ class PagePool:
             layer.values.index_fill_(0, chosen, 0)
 
     def _resize(self, pages: int) -> None:
+        self.moves += 1
         for layer in self.layers:  # one that has grown before memory ran out is as large as it will be
             layer.resize(pages)
         self._free += range(self.pages, pages)
@@ -108,6 +119,17 @@ class PagedKv:
         return torch.tensor(slots_of(self.pages, start, end)).to(self._pool.layers[0].keys.device)
 
 
+@dataclass(frozen=True, slots=True)
+class PagedLayers:
+    """Implements `LayerKvs` for one step."""
+
+    step: PagedStep
+    pool: PagePool
+
+    def __call__(self, index: int) -> PagedLayer:
+        return PagedLayer(self.step, self.pool.layers[index])
+
+
 class PagedStore:
     """Implements `KvStore`. `room_bytes` says what the budget has left beside all that is reserved."""
 
@@ -136,14 +158,14 @@ class PagedStore:
         del bounds  # all rows of a step attend together
         return ()
 
-    def step(self, parts: Sequence[KvPart]) -> LayerKvs:
+    def step(self, parts: Sequence[KvPart]) -> PagedLayers:
         stretches = []
         for part in parts:
             kv = _paged(part.kv)
             kv.wrote(part.position + part.rows)
             stretches.append(Stretch(kv.pages, part.position, part.rows))
         step = make_paged_step(self._config, stretches, self.form.dtype, self._device.sent)
-        return lambda index: PagedLayer(step, self.pool.layers[index])
+        return PagedLayers(step, self.pool)
 
 
 def make_kv_store(
