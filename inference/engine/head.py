@@ -12,6 +12,7 @@ from inference.engine.numerics.exactness import RowPlan
 from inference.engine.numerics.selftest import Arithmetic, find_head_rows
 from inference.engine.sampling.sampling import Draw, Drawn, draw_all
 from inference.model.blocks import Linear, joined, padded, rms_norm
+from inference.model.threads import threads_for
 from protocols.errors import Malformed
 
 
@@ -47,5 +48,6 @@ class Head:
     def _outputs(self, x: Tensor, rows: RowPlan) -> Tensor:
         whole = padded([x], rows.padded(len(x)))
         blocks = rows.blocks(len(x))
-        outputs = joined([self._linear(rms_norm(whole[block], self._norm, self._eps)) for block in blocks])
-        return outputs[: len(x)].float()
+        with threads_for(len(whole)):
+            parts = [self._linear(rms_norm(whole[block], self._norm, self._eps)) for block in blocks]
+        return joined(parts)[: len(x)].float()

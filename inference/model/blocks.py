@@ -20,9 +20,11 @@ from torch.nn import functional
 from inference.model.config import ModelConfig
 from inference.model.families import Activation
 from inference.model.rope import Angles, rotate
-from inference.model.step_plan import Span, StepPlan
+from inference.model.step_plan import Segment, Span, StepPlan
+from inference.model.threads import on_all_threads, threads_for
 
 _CACHE_LINE_BYTES: Final = 64
+_FEW_ITEMS: Final = 1 << 21  # of all heads' keys: what a row does to them is not worth another thread
 
 Linear = Callable[[Tensor], Tensor]
 """A product with a fixed weight: [rows, inputs] -> [rows, outputs]."""
@@ -85,28 +87,46 @@ class DecoderLayer:
         self._kind = kind
         self._scale = config.score_scale
         self._cap = config.design.score_cap
+        self._wide_attention = on_all_threads(attention)
+        self._few_keys = _FEW_ITEMS // (config.heads * config.head_dim)
 
     def forward(self, x: Tensor, plan: StepPlan, kvs: Sequence[LayerKv] | StepKv) -> Tensor:
         """x [padded rows, hidden] -> the same shape; keys and values of the real rows are in `kvs` afterwards, which has
         one for every segment, or is one for all of them and then takes no padding."""
+        with threads_for(len(x)):
+            return self._forward(x, plan, kvs)
+
+    def _forward(self, x: Tensor, plan: StepPlan, kvs: Sequence[LayerKv] | StepKv) -> Tensor:
         heads, kv_heads = self._config.heads, self._config.kv_heads
         blocks = plan.cut(x)
         angles = plan.angles[self._kind]
         qkv = joined([self._project(*each) for each in zip(blocks, angles, strict=True)])
         q, k, v = torch.split(qkv, [heads, kv_heads, kv_heads], 1)
         if isinstance(kvs, Sequence):
-            attended = x.new_zeros(len(x), heads * self._config.head_dim)
-            for segment, kv in zip(plan.segments, kvs, strict=True):
-                rows = slice(segment.start, segment.start + segment.rows)
-                kv.write(segment.position, k[rows], v[rows])
-                for span in segment.spans:
-                    at = segment.start - segment.position
-                    rows = slice(at + span.start, at + span.end)
-                    attended[rows] = self._attend(q[rows], span, kv)
+            attended = self._attended(q, k, v, plan.segments, kvs)
         else:
             attended = kvs.attend(q, k, v, self._kind, self._scale, self._cap)
         cut = zip(plan.blocks, blocks, plan.cut(attended), strict=True)
         return joined([self._finish(x, y, min(plan.rows - block.start, len(x))) for block, x, y in cut])
+
+    def _attended(
+        self, q: Tensor, k: Tensor, v: Tensor, segments: Sequence[Segment], kvs: Sequence[LayerKv]
+    ) -> Tensor:
+        """Sequence by sequence, [padded rows, heads or kv_heads, head_dim] -> [padded rows, heads * head_dim]."""
+        if len(q) == 1:
+            (segment,), (kv,) = segments, kvs
+            (span,) = segment.spans
+            kv.write(segment.position, k, v)
+            return self._attend(q, span, kv)
+        attended = q.new_zeros(len(q), self._config.heads * self._config.head_dim)
+        for segment, kv in zip(segments, kvs, strict=True):
+            rows = slice(segment.start, segment.start + segment.rows)
+            kv.write(segment.position, k[rows], v[rows])
+            for span in segment.spans:
+                at = segment.start - segment.position
+                rows = slice(at + span.start, at + span.end)
+                attended[rows] = self._attend(q[rows], span, kv)
+        return attended
 
     def _project(self, x: Tensor, angles: Angles) -> Tensor:
         """[rows, hidden] -> turned queries and keys, and values: [rows, heads + 2 kv_heads, head_dim]."""
@@ -127,14 +147,15 @@ class DecoderLayer:
         rows, kv_heads, head_dim = len(queries), self._config.kv_heads, self._config.head_dim
         view = span.views[self._kind]
         keys, values = kv.read(span.end, view.first)  # [1, kv_heads, keys, head_dim]
+        attend = attention if keys.shape[2] <= self._few_keys else self._wide_attention
         if rows == 1:  # as below, where nothing needs to change places
             q = aligned(queries.view(1, kv_heads, -1, head_dim))
-            return attention(q, keys, values, view.mask, self._scale, self._cap).view(1, -1)
+            return attend(q, keys, values, view.mask, self._scale, self._cap).view(1, -1)
         q = queries.reshape(rows, kv_heads, -1, head_dim).permute(
             1, 2, 0, 3
         )  # [kv_heads, group, rows, head_dim]
         q = aligned(q.reshape(1, kv_heads, -1, head_dim))
-        out = attention(q, keys, values, view.mask, self._scale, self._cap)
+        out = attend(q, keys, values, view.mask, self._scale, self._cap)
         return out.view(kv_heads, -1, rows, head_dim).permute(2, 0, 1, 3).reshape(rows, -1)
 
     def _finish(self, x: Tensor, attended: Tensor, rows: int) -> Tensor:

@@ -17,6 +17,8 @@ from pathlib import Path
 from random import Random
 from typing import Any, Protocol
 
+from inference.engine.worker.process import openmp_settings
+
 
 class Runner(Protocol):
     """A loaded model with some sequences under way."""
@@ -36,8 +38,9 @@ class Runner(Protocol):
 
 def main(arguments: Sequence[str]) -> None:
     kind, folder, dtype, threads = arguments
-    os.environ["OMP_NUM_THREADS"] = threads
-    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # contenders take turns; whoever spins slows the next one
+    os.environ.update(
+        openmp_settings(int(threads))
+    )  # contenders take turns; whoever spins on slows the next one
     runner = make_runner(kind, folder, dtype, int(threads))
     tell({"peak_bytes": peak_bytes(), "resident_bytes": resident_bytes()})
     for line in sys.stdin:

@@ -17,7 +17,7 @@ weight takes no more memory than in bf16, inputs that are no whole block come in
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -27,6 +27,7 @@ from torch.nn import functional
 
 from inference.engine.kernels.fbgemm import fbgemm_packing
 from inference.model.blocks import Linear, joined
+from inference.model.threads import on_all_threads
 
 _BLOCK_INPUTS: Final = 512
 _TAIL_INPUTS: Final = 64  # a shorter one is not worth a call of its own
@@ -40,6 +41,8 @@ _COLUMNS: Final = 16  # outputs that the kernel takes together
 _LARGEST_EXPONENT: Final = 15
 _SCALE_EXPONENT_MAX: Final = 64  # sums are that many times as large, and must not become too large for 32 bit
 
+Product = Callable[[Tensor, torch.ScriptObject], Tensor]
+
 
 @dataclass(frozen=True, slots=True)
 class _Part:
@@ -49,13 +52,11 @@ class _Part:
     groups: int
     packed: torch.ScriptObject
 
-    def multiply(self, x: Tensor, outputs: int) -> Tensor:
+    def multiply(self, product: Product, x: Tensor, outputs: int) -> Tensor:
         """x [rows, all inputs] -> [rows, outputs]"""
-        product = torch.ops.quantized.linear_dynamic_fp16.default
         x = x[:, self.inputs]
         if self.groups == 1:
-            y: Tensor = product(x, self.packed)
-            return y
+            return product(x, self.packed)
         rows = len(x)
         each = rows * self.groups
         beside = x.new_zeros(each + _missing(each), _BLOCK_INPUTS)
@@ -76,10 +77,13 @@ def fbgemm(weight: Tensor) -> Linear:
         for start in range(0, outputs, step)
     ]
 
+    product = on_all_threads(torch.ops.quantized.linear_dynamic_fp16.default, weight.numel())
+
     def multiply(x: Tensor) -> Tensor:
         rows = len(x)
-        wide = functional.pad(x, (0, 0, 0, _missing(rows))).float()
-        found = joined([_sum(wide, count, parts) for count, parts in pieces], 1)
+        missing = _missing(rows)
+        wide = (functional.pad(x, (0, 0, 0, missing)) if missing else x).float()
+        found = joined([_sum(product, wide, count, parts) for count, parts in pieces], 1)
         return found[:rows].to(x.dtype).div_(scale)
 
     return multiply
@@ -98,10 +102,10 @@ def is_right() -> bool:
     return bool((found.double() - expected).norm() < 0.005 * expected.norm())
 
 
-def _sum(x: Tensor, outputs: int, parts: tuple[_Part, ...]) -> Tensor:
-    total = parts[0].multiply(x, outputs)
+def _sum(product: Product, x: Tensor, outputs: int, parts: tuple[_Part, ...]) -> Tensor:
+    total = parts[0].multiply(product, x, outputs)
     for part in parts[1:]:
-        total = total + part.multiply(x, outputs)
+        total = total + part.multiply(product, x, outputs)
     return total
 
 

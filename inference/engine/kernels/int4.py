@@ -14,6 +14,7 @@ from torch.nn import functional
 from inference.engine.kernels.quantised import Int4Weight, quantise_int4
 from inference.model.blocks import Linear
 from inference.model.precision import INT4_GROUP, PRECISIONS
+from inference.model.threads import on_all_threads
 
 _INNER_TILES: Final = 1  # of the accelerators' layout; the processor's has none
 _PIECE_OUTPUTS: Final = 1024  # tiles of 16, 32 or 64 outputs by processor fit it
@@ -25,7 +26,7 @@ def grouped(weight: Int4Weight) -> Linear:
     rows, columns = PRECISIONS["int4"].padded(outputs, inputs)
     packed = _packed(weight, rows)
     scales = functional.pad(weight.scales, (0, 0, 0, 0, 0, rows - outputs)).transpose(0, 1).contiguous()
-    product = torch.ops.aten._weight_int4pack_mm_for_cpu.default  # noqa: SLF001
+    product = on_all_threads(torch.ops.aten._weight_int4pack_mm_for_cpu.default, outputs * inputs)  # noqa: SLF001
     if (rows, columns) == (outputs, inputs):
         return lambda x: product(x, packed, INT4_GROUP, scales)
 
@@ -54,7 +55,7 @@ def widened(weight: Int4Weight) -> Linear:
     def multiply(x: Tensor) -> Tensor:
         return functional.linear(x, weight.widened(x.dtype))
 
-    return multiply
+    return on_all_threads(multiply, weight.nibbles.numel())
 
 
 def is_right() -> bool:

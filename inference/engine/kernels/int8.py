@@ -20,6 +20,7 @@ from torch import Tensor
 from inference.engine.kernels.fbgemm import fbgemm_packing
 from inference.engine.kernels.quantised import Int8Weight
 from inference.model.blocks import Linear
+from inference.model.threads import on_all_threads
 
 _LEAST: Final = 1e-30  # a row of zeros has no scale
 _PROBE_INPUTS: Final = 256
@@ -30,8 +31,8 @@ Maker = Callable[[Int8Weight], Linear]
 def onednn(weight: Int8Weight) -> Linear:
     """Quick at all row counts, with about 10 us more to start than fbgemm."""
     packed = torch.ops.onednn.qlinear_prepack(weight.items, None)
-    scales, zeros = weight.scales / 127, torch.zeros(1, dtype=torch.long)
-    pointwise, bf16 = torch.ops.onednn.qlinear_pointwise.default, torch.bfloat16
+    scales, zeros, bf16 = weight.scales / 127, torch.zeros(1, dtype=torch.long), torch.bfloat16
+    pointwise = on_all_threads(torch.ops.onednn.qlinear_pointwise.default, weight.items.numel())
 
     def multiply(x: Tensor) -> Tensor:
         levels, most = _levels(x)
@@ -46,7 +47,7 @@ def onednn(weight: Int8Weight) -> Linear:
 def fbgemm(weight: Int8Weight) -> Linear:
     """Quick where rows are few, also without tiles for matrices."""
     packed = _fbgemm_packed(weight.items, weight.scales / 127)
-    product = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32.default
+    product = _fbgemm_product(weight)
 
     def multiply(x: Tensor) -> Tensor:
         levels, most = _levels(x)
@@ -64,7 +65,7 @@ def halves(weight: Int8Weight) -> Linear:
     once more than in the others, which shows in one of some 100,000 results.
     """
     packed = _fbgemm_packed(weight.items, weight.scales / 127)
-    product = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32.default
+    product = _fbgemm_product(weight)
 
     def multiply(x: Tensor) -> Tensor:
         both = torch.empty(2, *x.shape, dtype=torch.float32)
@@ -86,7 +87,7 @@ def widened(weight: Int8Weight) -> Linear:
     def multiply(x: Tensor) -> Tensor:
         return torch.nn.functional.linear(x, weight.widened(x.dtype))
 
-    return multiply
+    return on_all_threads(multiply, weight.items.numel())
 
 
 def is_exact(make: Maker) -> bool:
@@ -118,6 +119,11 @@ def _fill_levels(levels: Tensor, x: Tensor) -> Tensor:
 
 
 _LEVELS: Final = torch.tensor([127.0])  # of one dimension, so that 16 bit divide it in 32
+
+
+def _fbgemm_product(weight: Int8Weight) -> Callable[[Tensor, float, int, torch.ScriptObject], Tensor]:
+    product = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32.default
+    return on_all_threads(product, weight.items.numel())
 
 
 def _fbgemm_packed(items: Tensor, scales: Tensor) -> torch.ScriptObject:

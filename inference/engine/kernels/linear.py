@@ -34,6 +34,7 @@ from inference.engine.kernels.quantised import (
     quantise_int8,
 )
 from inference.model.blocks import Linear
+from inference.model.threads import on_all_threads
 from inference.model.weights import TORCH_DTYPES
 
 # The order that weights lie in is chosen for so many rows and fixes the kernel: rows round by it. It is as good for a lone row.
@@ -135,7 +136,7 @@ def _plain(weight: Tensor) -> Linear:
     def multiply(x: Tensor) -> Tensor:
         return functional.linear(x, weight)
 
-    return multiply
+    return on_all_threads(multiply, weight.numel())
 
 
 def _packed(weight: Tensor) -> Linear:
@@ -146,7 +147,7 @@ def _packed(weight: Tensor) -> Linear:
         y: Tensor = pointwise(x, packed, None, "none", [], "")
         return y
 
-    return multiply
+    return on_all_threads(multiply, weight.numel())
 
 
 _FLOAT: Final[dict[Kernel, Callable[[Tensor], Linear]]] = {
