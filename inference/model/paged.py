@@ -24,7 +24,9 @@ from inference.model.kv_form import KvForm
 
 PAGE_ROWS: Final = 64
 
-_FEW_PAGES: Final = 8  # up to here a decode step sees a power of two of them, and multiples of it from there on
+_FEW_PAGES: Final = (
+    8  # up to here a decode step sees a power of two of them, and multiples of it from there on
+)
 
 Send = Callable[[Sequence[Tensor]], Sequence[Tensor]]
 """Brings tensors of the processor, one below the other, to where the pool lies."""
