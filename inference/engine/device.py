@@ -6,13 +6,18 @@
 Rows lie in pinned memory on their way, in one copy for a whole step: the card fetches and writes them by itself. All else that a
 step sends are the numbers of rows and pages. An accelerator's way of computing runs on the processor as well, which is how it is
 tested where there is no card.
+
+A card waits for the processor to ask for every product of a short step. What it has recorded once it does at one request, with the
+addresses that it was recorded with.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Final
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -24,14 +29,19 @@ _SHARE: Final = (
     2  # weft is a guest on a card as it is in a machine: it takes one part in so many of what is free
 )
 
+# The memory that recordings compute in is that of all of them, for no two run at a time. torch keeps it as long as one of them lives,
+# and takes it for no other afterwards.
+_RECORDED: Final[WeakKeyDictionary[torch.cuda.CUDAGraph, torch.device]] = WeakKeyDictionary()
+
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """`model` is what the maker calls it, empty for a processor."""
+    """`model` is what the maker calls it, empty for a processor; `records` says whether decode steps are recorded on it."""
 
     place: torch.device
     is_accelerator: bool = True
     model: str = ""
+    records: bool = True
 
     @property
     def kind(self) -> str:
@@ -64,6 +74,11 @@ class Device:
         host.copy_(rows, non_blocking=True)
         self.settle()
         return host
+
+    def recorded(self, run: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        """The same work over the same memory, time and again; what it comes to lies where it lay the time before. Raises
+        `RuntimeError`, as torch does, if it can't be recorded."""
+        return _recorded(run, self.place) if self._pins else run
 
     def settle(self) -> None:
         """Wait until everything that was asked of it is done."""
@@ -121,3 +136,30 @@ def _card(number: int) -> Device:
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
     return Device(torch.device("cuda", number), model=torch.cuda.get_device_name(number))
+
+
+def _recorded(run: Callable[[], Tensor], place: torch.device) -> Callable[[], Tensor]:
+    graph, aside, here = torch.cuda.CUDAGraph(), _stream_aside(place), torch.cuda.current_stream(place)
+    pool = next((each.pool() for each, where in _RECORDED.items() if where == place), None)
+    aside.wait_stream(here)
+    try:
+        # Torch's own change of streams is not undone where a recording fails.
+        with torch.cuda.stream(aside):
+            run()  # what libraries set up at their first call can't be recorded
+            with torch.cuda.graph(graph, pool=pool, stream=aside, capture_error_mode="thread_local"):
+                out = run()
+    finally:
+        here.wait_stream(aside)
+    _RECORDED[graph] = place
+
+    def again() -> Tensor:
+        graph.replay()
+        return out
+
+    return again
+
+
+@cache
+def _stream_aside(place: torch.device) -> torch.cuda.Stream:
+    """One for all recordings, for libraries keep memory for every stream that they have worked on."""
+    return torch.cuda.Stream(place)  # type: ignore[no-untyped-call]

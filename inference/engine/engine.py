@@ -26,6 +26,7 @@ from inference.engine.numerics.trial import make_trial
 from inference.engine.opened import Opened, OpenedFrame, with_bounds
 from inference.engine.parallel.ranks import ALONE, Ranks
 from inference.engine.parallel.slices import part_config, ranks_bytes
+from inference.engine.recordings import Recordings, through
 from inference.engine.sampling.drawing import make_drawing
 from inference.engine.sampling.grammar import GrammarTokens
 from inference.engine.sampling.sampling import Drawn
@@ -114,6 +115,9 @@ class ShardEngine:
                 read_layer(self._part, reader, index, self.arithmetic, summed)
                 for index in range(layer_range.start, layer_range.end)
             ]
+        is_recorded = device.is_accelerator and device.records and ranks.own.of == 1
+        is_recorded &= config.design.experts is None
+        self._recordings = Recordings(device, self._layers) if is_recorded else None
 
     @property
     def starts_model(self) -> bool:
@@ -169,6 +173,8 @@ class ShardEngine:
         if opened is not None:
             opened.kv.close()
             self._budget.release(opened.size_bytes, key[0], opened.spec.peer)
+            if self._recordings is not None and not self._opened:
+                self._recordings.clear()
 
     def close(self) -> None:
         """Let go of the weights, of all caches and what was kept of them; the engine is of no use afterwards."""
@@ -249,10 +255,9 @@ class ShardEngine:
         own = self._input([segment.frame for segment in segments])
         x = self._ranks.share(padded(own, plan.blocks[-1].stop))
         kvs = self._store.step([segment.part for segment in segments])
-        for index, layer in enumerate(self._layers):
-            x = layer.forward(x, plan, kvs(index))
-            on_layer()
-        return x
+        if self._recordings is not None:
+            return self._recordings.through(x, plan, kvs, on_layer)
+        return through(self._layers, x, plan, kvs, on_layer)
 
     def trial(self, rows: int) -> Callable[[int], None]:
         """Computes one layer, by its number in the range, for a decoded row of each of `rows` sessions; nothing is kept."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from random import Random
 from typing import Final
 
@@ -27,18 +28,21 @@ STREAMS: Final = (1, 16, 64)
 FIGURES: Final = (
     *(f"cuda_decode_bf16_{streams}" for streams in STREAMS),
     "cuda_prefill_bf16",
+    "cuda_decode_recorded_vs_plain",
 )
 
 Say = Callable[[str], None]
 
 
 def measure(say: Say) -> Iterator[Figure]:
-    """`cuda_decode_bf16_1`, `_16` and `_64`, and `cuda_prefill_bf16`, all in tokens per second."""
+    """`cuda_decode_bf16_1`, `_16` and `_64`, and `cuda_prefill_bf16`, all in tokens per second; and
+    `cuda_decode_recorded_vs_plain`, for one stream."""
     if lack := cuda_lack():
         say(f"not measured, for {lack}: {', '.join(FIGURES)}")
         return
     folder = model_folder("llama-1100m", LLAMA_1100M)
-    runner = WeftRunner(str(folder), "bf16", torch.get_num_threads(), find_device("cuda"))
+    card, threads = find_device("cuda"), torch.get_num_threads()
+    runner = WeftRunner(str(folder), "bf16", threads, card)
     random = Random(7)
 
     def words(count: int) -> list[int]:
@@ -53,6 +57,15 @@ def measure(say: Say) -> Iterator[Figure]:
     say(f"prompts of {PROMPT}")
     rates = [PROMPT / _took_s(lambda: runner.prefill(words(PROMPT))) for _ in range(ROUNDS + 1)]
     yield figure_of("cuda_prefill_bf16", rates[1:], 0.5, "tokens/s", 1)
+    say("one stream with recorded steps and without, turn by turn")
+    plain, context = WeftRunner(str(folder), "bf16", threads, replace(card, records=False)), words(CONTEXT)
+    for each in (runner, plain):
+        each.open([context], CONTEXT + (ROUNDS + 1) * TOKENS + 1)
+    ratios = []
+    for _ in range(ROUNDS + 1):
+        recorded_s = _took_s(lambda: runner.decode(TOKENS))
+        ratios.append(_took_s(lambda: plain.decode(TOKENS)) / recorded_s)
+    yield figure_of("cuda_decode_recorded_vs_plain", ratios[1:], 0.5, "ratio")
 
 
 def _took_s(work: Callable[[], None]) -> float:

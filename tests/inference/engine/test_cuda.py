@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,10 @@ from inference.engine.memory.kv_cache import KvBudget
 from inference.engine.memory.pages import PagedStore
 from inference.engine.numerics.contract import CONTRACTS
 from inference.engine.numerics.measure import measure_layer
+from inference.engine.recordings import RECORDED_AFTER
 from inference.engine.worker.client import WorkerClient
 from inference.engine.worker.settings import WorkerSettings
+from inference.model.precision import KV_KINDS
 from node.processes import torch_worker
 from protocols.ids import ModelDigest
 from protocols.limits import PREFILL_CHUNK_ROWS as CHUNK
@@ -33,6 +36,7 @@ from tests.inference.engine.checkpoints import (
     spec,
 )
 from tests.inference.engine.test_device import PROMPT, ROWS_MAX, check_answers, said
+from tests.inference.engine.test_recordings import Talk, recordings_of
 
 pytestmark = pytest.mark.skipif(bool(cuda_lack()), reason=f"no card to test on: {cuda_lack()}")
 
@@ -99,6 +103,49 @@ def test_nothing_is_left_on_it_when_all_sessions_have_ended(checkpoint: Checkpoi
     engine.close()
     left_bytes = torch.cuda.memory_allocated(card.place) - before_bytes
     assert left_bytes < engine.resident_bytes  # the tables of angles stay with the engine
+
+
+@pytest.mark.parametrize("kv", KV_KINDS)
+@pytest.mark.parametrize("family", ["llama", "gemma2", "phi3"])
+def test_steps_that_it_has_recorded_say_what_plain_ones_say(
+    tmp_path: Path, card: Device, family: str, kv: str
+) -> None:
+    checkpoint = save_checkpoint(tmp_path, family)
+    expected = said([checkpoint.engine(dtype="f32", device=replace(card, records=False), kv=kv)])
+    engine = checkpoint.engine(dtype="f32", device=card, kv=kv)
+    for _ in range(2):  # those of the first session are gone with it
+        assert said([engine]) == expected
+        assert len(recordings_of(engine)) > 0
+        engine.close_cache(KEY)
+        assert len(recordings_of(engine)) == 0
+
+
+def test_what_it_has_recorded_is_not_used_where_the_pool_has_moved(
+    checkpoint: Checkpoint, card: Device
+) -> None:
+    logs = []
+    for device in (replace(card, records=False), card):
+        talk = Talk(checkpoint.engine(dtype="f32", device=device))
+        first = talk.join(3, 100)
+        talk.go_on(RECORDED_AFTER + 3)
+        talk.join(5, 400)
+        talk.go_on(5, [first])
+        talk.go_on(RECORDED_AFTER + 3)
+        logs.append(talk.logs)
+    assert logs[0] == logs[1]
+    assert len(recordings_of(talk.engine)) == 2
+
+
+def test_no_memory_of_recordings_is_left_when_the_last_session_has_closed(engine: ShardEngine) -> None:
+    place, found = engine._device.place, []
+    for _ in range(3):
+        said([engine])
+        assert len(recordings_of(engine)) > 0
+        used_bytes = torch.cuda.memory_allocated(place)
+        engine.close_cache(KEY)
+        found.append(torch.cuda.memory_allocated(place))
+        assert found[-1] < used_bytes
+    assert found[1] == found[2]  # the first time, libraries take what they keep
 
 
 def test_it_claims_no_exactness_and_names_the_card(engine: ShardEngine) -> None:
