@@ -21,7 +21,7 @@ from inference.model.config import ModelConfig
 from inference.model.families import Activation
 from inference.model.rope import Angles, rotate
 from inference.model.step_plan import Segment, Span, StepPlan
-from inference.model.threads import on_all_threads, threads_for
+from inference.model.threads import on_all_threads, on_one_thread, threads_for
 
 _CACHE_LINE_BYTES: Final = 64
 _FEW_ITEMS: Final = 1 << 21  # of all heads' keys: what a row does to them is not worth another thread
@@ -87,7 +87,7 @@ class DecoderLayer:
         self._kind = kind
         self._scale = config.score_scale
         self._cap = config.design.score_cap
-        self._wide_attention = on_all_threads(attention)
+        self._brief_attention, self._long_attention = on_one_thread(attention), on_all_threads(attention)
         self._few_keys = _FEW_ITEMS // (config.heads * config.head_dim)
 
     def forward(self, x: Tensor, plan: StepPlan, kvs: Sequence[LayerKv] | StepKv) -> Tensor:
@@ -147,7 +147,8 @@ class DecoderLayer:
         rows, kv_heads, head_dim = len(queries), self._config.kv_heads, self._config.head_dim
         view = span.views[self._kind]
         keys, values = kv.read(span.end, view.first)  # [1, kv_heads, keys, head_dim]
-        attend = attention if keys.shape[2] <= self._few_keys else self._wide_attention
+        is_brief = rows * keys.shape[2] <= self._few_keys
+        attend = self._brief_attention if is_brief else self._long_attention
         if rows == 1:  # as below, where nothing needs to change places
             q = aligned(queries.view(1, kv_heads, -1, head_dim))
             return attend(q, keys, values, view.mask, self._scale, self._cap).view(1, -1)

@@ -1,11 +1,12 @@
 """How many threads a call is worth. To wake another one takes about 90 us where threads that wait sleep: what a step of few rows
 does to them takes less, and products with megabytes of weights take more.
 
-    few rows    one thread, but for products with large weights, and for attention over many keys
-    more rows   all of them for everything
+    few rows    one thread, but for products, and for attention over many keys
+    more rows   all of them, but for attention over few keys
 
-A number comes out the same on any number of threads: each is computed by one of them, and the self-test compares blocks that are
-cut up with rows that are too short for that (inference/engine/numerics/selftest.py).
+What happens to rows by themselves comes out the same on any number of threads, which the self-test shows
+(inference/engine/numerics/selftest.py): rows alone are too short to be cut up, and blocks are not. Products and attention may round
+by their threads, and have as many in every step that a row may come in.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from typing import Final, ParamSpec, TypeVar
 import torch
 
 _FEW_ROWS: Final = 32
-_FEW_WEIGHTS: Final = 1 << 19  # read in less time than a thread takes to wake
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -25,7 +25,7 @@ _R = TypeVar("_R")
 
 @contextmanager
 def threads_for(rows: int) -> Iterator[None]:
-    """Within it a call has the threads that so many rows are worth, unless it is `on_all_threads`."""
+    """Within it a call has the threads that so many rows are worth, unless it has a number of its own."""
     before = torch.get_num_threads()
     if before == 1 or rows > _FEW_ROWS:
         yield
@@ -37,13 +37,18 @@ def threads_for(rows: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def on_all_threads(call: Callable[_P, _R], weights: int = _FEW_WEIGHTS) -> Callable[_P, _R]:
-    """The same with as many threads as there are now, wherever it is called; itself where it has too few `weights` for that."""
-    threads = torch.get_num_threads()
-    if threads == 1 or weights < _FEW_WEIGHTS:
-        return call
+def on_all_threads(call: Callable[_P, _R]) -> Callable[_P, _R]:
+    """The same with as many threads as there are now, wherever it is called."""
+    return _on(torch.get_num_threads(), call)
 
-    def on_all(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+
+def on_one_thread(call: Callable[_P, _R]) -> Callable[_P, _R]:
+    """The same with one thread, wherever it is called."""
+    return _on(1, call)
+
+
+def _on(threads: int, call: Callable[_P, _R]) -> Callable[_P, _R]:
+    def on(*args: _P.args, **kwargs: _P.kwargs) -> _R:
         before = torch.get_num_threads()
         if before == threads:
             return call(*args, **kwargs)
@@ -53,4 +58,4 @@ def on_all_threads(call: Callable[_P, _R], weights: int = _FEW_WEIGHTS) -> Calla
         finally:
             torch.set_num_threads(before)
 
-    return on_all
+    return on

@@ -77,7 +77,7 @@ def fbgemm(weight: Tensor) -> Linear:
         for start in range(0, outputs, step)
     ]
 
-    product = on_all_threads(torch.ops.quantized.linear_dynamic_fp16.default, weight.numel())
+    product = on_all_threads(torch.ops.quantized.linear_dynamic_fp16.default)
 
     def multiply(x: Tensor) -> Tensor:
         rows = len(x)

@@ -26,7 +26,7 @@ def grouped(weight: Int4Weight) -> Linear:
     rows, columns = PRECISIONS["int4"].padded(outputs, inputs)
     packed = _packed(weight, rows)
     scales = functional.pad(weight.scales, (0, 0, 0, 0, 0, rows - outputs)).transpose(0, 1).contiguous()
-    product = on_all_threads(torch.ops.aten._weight_int4pack_mm_for_cpu.default, outputs * inputs)  # noqa: SLF001
+    product = on_all_threads(torch.ops.aten._weight_int4pack_mm_for_cpu.default)  # noqa: SLF001
     if (rows, columns) == (outputs, inputs):
         return lambda x: product(x, packed, INT4_GROUP, scales)
 
@@ -55,7 +55,7 @@ def widened(weight: Int4Weight) -> Linear:
     def multiply(x: Tensor) -> Tensor:
         return functional.linear(x, weight.widened(x.dtype))
 
-    return on_all_threads(multiply, weight.nibbles.numel())
+    return on_all_threads(multiply)
 
 
 def is_right() -> bool:

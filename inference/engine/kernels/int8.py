@@ -32,7 +32,7 @@ def onednn(weight: Int8Weight) -> Linear:
     """Quick at all row counts, with about 10 us more to start than fbgemm."""
     packed = torch.ops.onednn.qlinear_prepack(weight.items, None)
     scales, zeros, bf16 = weight.scales / 127, torch.zeros(1, dtype=torch.long), torch.bfloat16
-    pointwise = on_all_threads(torch.ops.onednn.qlinear_pointwise.default, weight.items.numel())
+    pointwise = on_all_threads(torch.ops.onednn.qlinear_pointwise.default)
 
     def multiply(x: Tensor) -> Tensor:
         levels, most = _levels(x)
@@ -68,14 +68,10 @@ def halves(weight: Int8Weight) -> Linear:
     product = _fbgemm_product(weight)
 
     def multiply(x: Tensor) -> Tensor:
-        both = torch.empty(2, *x.shape, dtype=torch.float32)
-        high, low = both.unbind()
-        most = _fill_levels(low, x)
-        torch.mul(low.floor_(), 0.5, out=high).floor_()  # 0 .. 127, and 64 is zero
+        low, most = _levels(x)
+        high = low.floor_().mul(0.5).floor_()  # 0 .. 127, and 64 is zero
         low.sub_(high, alpha=2)
-        high.sub_(64)
-        y: Tensor = product(both.flatten(0, 1), 1.0, 64, packed)
-        above, below = y.view(2, len(x), -1).unbind()
+        above, below = product(torch.cat((high.sub_(64), low)), 1.0, 64, packed).chunk(2)
         return below.add_(above, alpha=2).to(torch.bfloat16).mul_(most)
 
     return multiply
@@ -87,7 +83,7 @@ def widened(weight: Int8Weight) -> Linear:
     def multiply(x: Tensor) -> Tensor:
         return torch.nn.functional.linear(x, weight.widened(x.dtype))
 
-    return on_all_threads(multiply, weight.items.numel())
+    return on_all_threads(multiply)
 
 
 def is_exact(make: Maker) -> bool:
@@ -105,17 +101,11 @@ def is_exact(make: Maker) -> bool:
 
 def _levels(x: Tensor) -> tuple[Tensor, Tensor]:
     """[rows, inputs] before they are cut to whole numbers, and the largest of each row, [rows, 1]."""
-    levels = torch.empty(x.shape, dtype=torch.float32)
-    return levels, _fill_levels(levels, x)
-
-
-def _fill_levels(levels: Tensor, x: Tensor) -> Tensor:
-    """The largest of each row; as few calls as will do, for after megabytes of weights each finds its code gone from the caches."""
+    # In as few calls as will do, for after megabytes of weights each finds its code gone from the caches.
     most = x.abs().amax(1, True).clamp_(min=_LEAST)
     # Widened first: mixed types would take ten times as long. Rounded by an offset and a cut: one call instead of two, and the
     # same in every lane of a vector.
-    levels.copy_(x).mul_(_LEVELS / most).add_(128.5)
-    return most
+    return x.float().mul_(_LEVELS / most).add_(128.5), most
 
 
 _LEVELS: Final = torch.tensor([127.0])  # of one dimension, so that 16 bit divide it in 32
@@ -123,7 +113,7 @@ _LEVELS: Final = torch.tensor([127.0])  # of one dimension, so that 16 bit divid
 
 def _fbgemm_product(weight: Int8Weight) -> Callable[[Tensor, float, int, torch.ScriptObject], Tensor]:
     product = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32.default
-    return on_all_threads(product, weight.items.numel())
+    return on_all_threads(product)
 
 
 def _fbgemm_packed(items: Tensor, scales: Tensor) -> torch.ScriptObject:

@@ -136,7 +136,7 @@ def _plain(weight: Tensor) -> Linear:
     def multiply(x: Tensor) -> Tensor:
         return functional.linear(x, weight)
 
-    return on_all_threads(multiply, weight.numel())
+    return on_all_threads(multiply)
 
 
 def _packed(weight: Tensor) -> Linear:
@@ -147,7 +147,7 @@ def _packed(weight: Tensor) -> Linear:
         y: Tensor = pointwise(x, packed, None, "none", [], "")
         return y
 
-    return on_all_threads(multiply, weight.numel())
+    return on_all_threads(multiply)
 
 
 _FLOAT: Final[dict[Kernel, Callable[[Tensor], Linear]]] = {

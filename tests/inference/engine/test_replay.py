@@ -124,6 +124,25 @@ def test_replay_in_any_frames_over_any_shards_gives_the_bits_of_decoding(
             assert drawn == tokens[rows]
 
 
+@pytest.mark.parametrize(("dtype", "kv"), FORMS)
+def test_rows_on_one_thread_have_the_bits_that_they_have_on_all(tmp_path: Path, dtype: str, kv: str) -> None:
+    """Decoded rows are too few for more than one, but for products as large as these; a replay's are not."""
+    sizes = {"hidden_size": 768, "intermediate_size": 1100, "num_hidden_layers": 2, "head_dim": 64}
+    checkpoint = save_checkpoint(tmp_path, **sizes)
+    prompt = [(7 * index + index * index) % 97 for index in range(150)]
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        engines = chain(checkpoint, [], dtype, len(prompt), 200, Sampling(), kv)
+        tokens = decoded(engines, prompt, 200)
+        expected = all_rows(engines, 200)
+        drawn = replayed(engines, tokens[:200], [0])
+    finally:
+        torch.set_num_threads(before)
+    assert_equal(all_rows(engines, 200), expected)
+    assert drawn == tokens[200]
+
+
 @pytest.mark.parametrize(("dtype", "kv"), [*FORMS, ("f32", "int8")])
 @pytest.mark.parametrize("kv_heads", [1, 3])
 def test_a_row_has_its_bits_wherever_in_a_cache_line_it_begins(
