@@ -8,7 +8,8 @@ what is smaller still is off by 2^-40 of the largest at most.
 
 fbgemm adds one row, two rows, and three to six rows in three different orders, and makes more rows of those. Rows are padded where
 one or two would be left over sixes, so that there is one order only. It also keeps inputs in blocks of 512, filled up with zeros. So that a
-weight takes no more memory than in bf16, inputs that are no whole block come in groups of outputs beside each other:
+large weight takes no more memory than in bf16, inputs that are no whole block come in groups of outputs beside each other, in a
+call of their own:
 
     a b c d      a c        x 0        outputs a and b in the first rows, c and d in the second ones:
              ->  b d   and  0 x        a tail of half a block fills one with half of the outputs
@@ -17,7 +18,7 @@ weight takes no more memory than in bf16, inputs that are no whole block come in
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -31,7 +32,9 @@ from inference.model.threads import on_all_threads
 
 _BLOCK_INPUTS: Final = 512
 _TAIL_INPUTS: Final = 64  # a shorter one is not worth a call of its own
-_FILLED_SHARE: Final = 1 / 32  # of the inputs may be filled up with zeros, where that saves a call
+# Of the inputs so many may be filled up with zeros, where that saves a call; and of a weight, so many items.
+_FILLED_SHARE: Final = 1 / 32
+_FILLED_ITEMS: Final = 3 << 17
 _FEW_ROWS: Final = 3
 _WHOLE_ROWS: Final = 6
 # Widened to 32 bit at a time while they are packed: a head is too large to have in it whole. Every piece is a call of its own,
@@ -68,23 +71,12 @@ class _Part:
 
 def fbgemm(weight: Tensor) -> Linear:
     """Quick at all row counts where memory is what a lone row waits for."""
-    outputs = len(weight)
     scale = _scale(weight)
-    pieces_count = -(-weight.numel() // _PIECE_ITEMS)
-    step = -(-outputs // pieces_count // _COLUMNS) * _COLUMNS
-    pieces = [
-        (min(step, outputs - start), tuple(_parts(weight[start : start + step], scale)))
-        for start in range(0, outputs, step)
-    ]
-
-    product = on_all_threads(torch.ops.quantized.linear_dynamic_fp16.default)
+    summed = _summed(weight, scale)
 
     def multiply(x: Tensor) -> Tensor:
         rows = len(x)
-        missing = _missing(rows)
-        wide = (functional.pad(x, (0, 0, 0, missing)) if missing else x).float()
-        found = joined([_sum(product, wide, count, parts) for count, parts in pieces], 1)
-        return found[:rows].to(x.dtype).div_(scale)
+        return summed(_whole(x.float()))[:rows].to(x.dtype).mul_(1 / scale)
 
     return multiply
 
@@ -102,6 +94,22 @@ def is_right() -> bool:
     return bool((found.double() - expected).norm() < 0.005 * expected.norm())
 
 
+def _summed(weight: Tensor, scale: float) -> Linear:
+    """The products in 32 bit, of rows that are whole, with the scaled weight."""
+    (outputs, inputs), cut = weight.shape, tuple(_cut(*weight.shape))
+    pieces_count = -(-weight.numel() // _PIECE_ITEMS)
+    step = -(-outputs // pieces_count // _COLUMNS) * _COLUMNS
+    product = on_all_threads(torch.ops.quantized.linear_dynamic_fp16.default)
+    pieces = [
+        (min(step, outputs - start), tuple(_parts(weight[start : start + step], scale, cut)))
+        for start in range(0, outputs, step)
+    ]
+    if len(pieces) == 1 and cut == ((slice(0, inputs), 1),):  # as with most: nothing to put together
+        ((_, (part,)),) = pieces
+        return lambda x: product(x, part.packed)
+    return lambda x: joined([_sum(product, x, count, parts) for count, parts in pieces], 1)
+
+
 def _sum(product: Product, x: Tensor, outputs: int, parts: tuple[_Part, ...]) -> Tensor:
     total = parts[0].multiply(product, x, outputs)
     for part in parts[1:]:
@@ -114,21 +122,31 @@ def _scale(weight: Tensor) -> float:
     return 2.0 ** min(_LARGEST_EXPONENT - exponent, _SCALE_EXPONENT_MAX)
 
 
+def _whole(x: Tensor) -> Tensor:
+    """With as many rows as the kernel makes of threes to sixes alone."""
+    if len(x) == 1:
+        return x.expand(_FEW_ROWS, -1)
+    missing = _missing(len(x))
+    return functional.pad(x, (0, 0, 0, missing)) if missing else x
+
+
 def _missing(rows: int) -> int:
-    """To as many as the kernel makes of threes to sixes alone."""
     left = rows % _WHOLE_ROWS
     return _FEW_ROWS - left if 0 < left < _FEW_ROWS else 0
 
 
-def _parts(weight: Tensor, scale: float) -> Iterator[_Part]:
+def _parts(weight: Tensor, scale: float, cut: Iterable[tuple[slice, int]]) -> Iterator[_Part]:
     """All inputs of [outputs, inputs]."""
     wide = weight.float().mul_(scale)
-    for inputs, groups in _cut(weight.shape[1]):
+    for inputs, groups in cut:
         yield _Part(inputs, groups, _packed(wide[:, inputs], groups))
 
 
-def _cut(inputs: int) -> Iterator[tuple[slice, int]]:
+def _cut(outputs: int, inputs: int) -> Iterator[tuple[slice, int]]:
     """Inputs in whole blocks, then in halves, quarters and so on of one, each with the groups that fill it."""
+    if -inputs % _BLOCK_INPUTS * outputs <= _FILLED_ITEMS:
+        yield slice(0, inputs), 1
+        return
     at = inputs // _BLOCK_INPUTS * _BLOCK_INPUTS
     if at:
         yield slice(0, at), 1

@@ -12,6 +12,15 @@ from inference.model.blocks import Linear
 needs_fbgemm = pytest.mark.skipif(
     Kernel.FP16 not in usable_kernels("bf16"), reason="this build of torch or this processor has no fbgemm"
 )
+
+
+@pytest.fixture(params=["filled", "in groups"])
+def tails(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is done with inputs that are no whole block."""
+    if request.param == "in groups":
+        monkeypatch.setattr(fp16, "_FILLED_ITEMS", 0)
+
+
 HIDDEN_SIZES = (512, 576, 768, 896, 960, 1152, 1536, 2048, 2304, 2752, 4864, 5632, 8960, 11008, 13696)
 
 
@@ -25,6 +34,7 @@ def weights_of(multiply: Linear, inputs: int) -> torch.Tensor:
 
 
 @needs_fbgemm
+@pytest.mark.usefixtures("tails")
 @pytest.mark.parametrize(("outputs", "inputs"), [(48, 512), (33, 40), (21, 601), (64, 960)])
 def test_weights_of_many_sizes_stay_as_they_were(outputs: int, inputs: int) -> None:
     signed = drawn(outputs, inputs)
@@ -46,6 +56,7 @@ def test_weights_of_zero_come_to_zero() -> None:
 
 
 @needs_fbgemm
+@pytest.mark.usefixtures("tails")
 @pytest.mark.parametrize(("outputs", "inputs"), [(48, 512), (33, 40), (21, 601), (64, 960)])
 def test_a_row_has_the_bits_that_it_has_alone(outputs: int, inputs: int) -> None:
     weight, x = drawn(outputs, inputs), drawn(70, inputs)
@@ -59,6 +70,7 @@ def test_a_row_has_the_bits_that_it_has_alone(outputs: int, inputs: int) -> None
 
 
 @needs_fbgemm
+@pytest.mark.usefixtures("tails")
 def test_a_row_that_is_not_finite_leaves_the_others_alone() -> None:
     multiply, x = fp16.fbgemm(drawn(40, 832)), drawn(5, 832)
     expected = multiply(x)
@@ -69,6 +81,7 @@ def test_a_row_that_is_not_finite_leaves_the_others_alone() -> None:
 
 
 @needs_fbgemm
+@pytest.mark.usefixtures("tails")
 def test_a_large_weight_is_packed_in_pieces_that_come_to_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     weight, x = drawn(50, 600), drawn(4, 600)
     whole = fp16.fbgemm(weight)(x)
@@ -78,7 +91,7 @@ def test_a_large_weight_is_packed_in_pieces_that_come_to_the_same(monkeypatch: p
 
 @pytest.mark.parametrize("inputs", HIDDEN_SIZES)
 def test_inputs_take_hardly_more_than_they_are(inputs: int) -> None:
-    parts = list(fp16._cut(inputs))
+    parts = list(fp16._cut(32000, inputs))
     kept = sum(
         fp16._BLOCK_INPUTS // groups if groups > 1 else part.stop - part.start for part, groups in parts
     )
