@@ -25,7 +25,7 @@ from inference.model.kv_form import KvForm
 PAGE_ROWS: Final = 64
 
 _FEW_PAGES: Final = (
-    8  # up to here a decode step sees a power of two of them, and multiples of it from there on
+    8  # a decode step sees a power of two of them up to here, and multiples of it from here on
 )
 
 Send = Callable[[Sequence[Tensor]], Sequence[Tensor]]

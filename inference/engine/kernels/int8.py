@@ -47,7 +47,7 @@ def onednn(weight: Int8Weight) -> Linear:
 def fbgemm(weight: Int8Weight) -> Linear:
     """Quick where rows are few, also without tiles for matrices."""
     packed = _fbgemm_packed(weight.items, weight.scales / 127)
-    product = _fbgemm_product(weight)
+    product = _fbgemm_product()
 
     def multiply(x: Tensor) -> Tensor:
         levels, most = _levels(x)
@@ -65,7 +65,7 @@ def halves(weight: Int8Weight) -> Linear:
     once more than in the others, which shows in one of some 100,000 results.
     """
     packed = _fbgemm_packed(weight.items, weight.scales / 127)
-    product = _fbgemm_product(weight)
+    product = _fbgemm_product()
 
     def multiply(x: Tensor) -> Tensor:
         low, most = _levels(x)
@@ -111,9 +111,8 @@ def _levels(x: Tensor) -> tuple[Tensor, Tensor]:
 _LEVELS: Final = torch.tensor([127.0])  # of one dimension, so that 16 bit divide it in 32
 
 
-def _fbgemm_product(weight: Int8Weight) -> Callable[[Tensor, float, int, torch.ScriptObject], Tensor]:
-    product = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32.default
-    return on_all_threads(product)
+def _fbgemm_product() -> Callable[[Tensor, float, int, torch.ScriptObject], Tensor]:
+    return on_all_threads(torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32.default)
 
 
 def _fbgemm_packed(items: Tensor, scales: Tensor) -> torch.ScriptObject:
