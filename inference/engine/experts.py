@@ -2,6 +2,8 @@
 
 With exact numerics a row's bits must not depend on which rows share its experts: every product runs in blocks of the sizes
 that the self-test has compared, and what a row's experts come to is added in the order of the router's choice.
+
+The router is never quantised: next to nothing of a layer, and where it errs a row goes through the wrong weights.
 """
 
 from __future__ import annotations
@@ -10,10 +12,12 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from inference.engine.numerics.exactness import RowPlan
-from inference.model.blocks import DenseFfn, Linear, joined, padded
+from inference.model.blocks import DenseFfn, Linear, aligned, joined, padded
 from inference.model.families import Experts
+from inference.model.threads import on_one_thread
 
 
 class ExpertFfn:
@@ -58,6 +62,14 @@ class ExpertFfn:
         rows = len(part)
         whole = padded([part], self._plan.padded(rows))
         return joined([expert(whole[block], rows) for block in self._plan.blocks(rows)])[:rows]
+
+
+def make_router(weight: Tensor, plan: RowPlan) -> Linear:
+    """hidden -> scores; each row by itself, so that it has the bits that it has alone, where a frame is not taken whole."""
+    if not plan.sizes:
+        return lambda x: functional.linear(x, weight)
+    product = on_one_thread(functional.linear)
+    return lambda x: torch.cat([product(aligned(row), weight) for row in torch.split(x, 1)])
 
 
 def routed(scores: Tensor, design: Experts) -> tuple[Tensor, Tensor]:

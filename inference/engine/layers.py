@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from inference.engine.experts import ExpertFfn
+from inference.engine.experts import ExpertFfn, make_router
 from inference.engine.kernels.linear import make_linear
 from inference.engine.numerics.selftest import Arithmetic
 from inference.engine.shard_reader import ShardReader
@@ -124,12 +124,13 @@ class _Source:
 
     def _experts(self, experts: Experts) -> Ffn:
         names = experts.names
-        router = self.linear(f"{names.block}.gate")
+        plan = self._arithmetic.rows
+        router = make_router(self._reader.read(f"{self._prefix}{self._config.router_name}"), plan)
         prefixes = [f"{names.block}.experts.{index}." for index in range(experts.count)]
         each = [
             self._dense(self.linear(prefix + names.down), prefix + names.gate, prefix + names.up)
             for prefix in prefixes
         ]
-        ffn, summed = ExpertFfn(experts, router, each, self._arithmetic.rows), self._summed
+        ffn, summed = ExpertFfn(experts, router, each, plan), self._summed
         # One sum for all experts of a row: what they come to is weighed alike by everybody.
         return ffn if summed is None else lambda x, rows: summed(ffn(x, rows))

@@ -6,6 +6,7 @@ tied weights the head *is* the embedding, and both ends need it. All layers of a
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
@@ -91,19 +92,16 @@ class ModelConfig:
         return parts[part]
 
     def products(self) -> tuple[tuple[int, int], ...]:
-        """(outputs, inputs) of the products of a layer, each shape once."""
+        """(outputs, inputs) of the products of a layer, each shape once; the router is none, which rows go through one by one."""
         queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
         experts = self.design.experts
         ffn = experts.ffn if experts is not None else self.ffn
-        shapes = [
+        return (
             (queries + 2 * keys, self.hidden),
             (self.hidden, queries),
             (2 * ffn, self.hidden),
             (self.hidden, ffn),
-        ]
-        if experts is not None:
-            shapes.append((experts.count, self.hidden))
-        return tuple(shapes)
+        )
 
     def layer_shape(self, dtype: str) -> LayerShape:
         """Of a mixture of experts the ffn is as wide as all that one row goes through."""
@@ -124,8 +122,17 @@ class ModelConfig:
 
     def layer_bytes(self, dtype: str) -> int:
         """What the weights of one layer take in memory."""
-        precision = precision_of(dtype)
-        return sum(_part_bytes(shape, precision) for shape in _layer_parts(self).values())
+        precision, router = precision_of(dtype), self.router_name
+        return sum(
+            _part_bytes(shape, precision) if name != router else math.prod(shape) * precision.row_bytes
+            for name, shape in _layer_parts(self).items()
+        )
+
+    @property
+    def router_name(self) -> str:
+        """The tensor, within a layer, that chooses between experts; empty where there are none."""
+        experts = self.design.experts
+        return "" if experts is None else f"{experts.names.block}.gate.weight"
 
     def kv_bytes_per_row(self, layer_range: LayerRange, dtype: str, kv: str = "model") -> int:
         """Layers with a window keep all rows too: a session may be cut back to any of them."""

@@ -1,7 +1,7 @@
 """What each `dtype` of a shard stores and sends, in one place; no torch here.
 
-Products take most of a model and are what a precision is named after. Embeddings, norms, activations, keys and values stay in
-16 bit where products are quantised: they are small, and errors there are repeated in every layer. Keys and values of long
+Products take most of a model and are what a precision is named after. Embeddings, norms, routers of experts, activations, keys and
+values stay in 16 bit where products are quantised: they are small, and errors there are repeated in every layer. Keys and values of long
 sessions are not small, and a node may keep them in 8 bit (inference/model/kv_form.py).
 
     dtype  a product's weights                                                     rows, keys and values

@@ -14,9 +14,9 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from inference.engine.experts import routed
+from inference.engine.experts import make_router, routed
 from inference.engine.kernels.linear import Kernel, as_wanted, make_linear, take
-from inference.engine.numerics.exactness import BLOCK_ROWS
+from inference.engine.numerics.exactness import BLOCK_ROWS, RowPlan
 from inference.model.blocks import attention, gated, rms_norm
 from inference.model.config import ModelConfig
 from inference.model.families import Rope
@@ -98,6 +98,7 @@ def rowwise_probes(config: ModelConfig, form: KvForm) -> Iterator[Probe]:
     if form.is_int8:
         yield Probe(lambda x: form.read(form.stored(x, x)[0]), turned)
     if experts is not None:
+        yield Probe(make_router(noise(experts.count, config.hidden, dtype), RowPlan((1,))), rows)
         yield Probe(lambda x: torch.cat(routed(x, experts), 1), noise(PROBE_ROWS, experts.count, dtype) * 4)
 
 

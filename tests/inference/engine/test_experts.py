@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from inference.engine.experts import ExpertFfn
+from inference.engine.experts import ExpertFfn, make_router
 from inference.engine.kernels.linear import Kernel, make_linear
 from inference.engine.numerics.exactness import RowPlan
 from inference.model.blocks import DenseFfn, padded
 from inference.model.families import ExpertNames, Experts
+from tests.inference.engine.checkpoints import save_checkpoint
 
 HIDDEN, FFN, COUNT = 40, 24, 6
 PLANS = (RowPlan(), RowPlan((4, 8)), RowPlan((16,)))
@@ -83,3 +86,24 @@ def test_only_the_experts_of_real_rows_are_asked() -> None:
     ffn(padded([x], 4), 2)
     expected = (x @ router.T).topk(2).indices.unique().tolist()
     assert asked == expected
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int4"])
+def test_the_router_is_not_quantised(tmp_path: Path, dtype: str) -> None:
+    checkpoint = save_checkpoint(tmp_path, "qwen3_moe")
+    x = torch.randn(5, checkpoint.config.hidden, generator=torch.Generator().manual_seed(1)).bfloat16()
+    scores = []
+    for name in ("bf16", dtype):
+        ffn = checkpoint.engine(dtype=name)._layers[0]._parts.ffn
+        assert isinstance(ffn, ExpertFfn)
+        scores.append(ffn._router(x))
+    assert torch.equal(*scores)
+
+
+@pytest.mark.parametrize("hidden", [24, 40, 2048])
+def test_a_row_has_the_scores_that_it_has_alone(hidden: int) -> None:
+    weight, x = torch.randn(7, hidden).bfloat16(), torch.randn(37, hidden).bfloat16()
+    router = make_router(weight, RowPlan((1, 4)))
+    together = router(x)
+    assert torch.equal(together, torch.cat([router(row[None].clone()) for row in x]))
+    assert torch.allclose(together, make_router(weight, RowPlan())(x), rtol=0.02, atol=0.5)
