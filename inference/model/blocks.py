@@ -87,8 +87,7 @@ class DecoderLayer:
         self._kind = kind
         self._scale = config.score_scale
         self._cap = config.design.score_cap
-        self._brief_attention, self._long_attention = on_one_thread(attention), on_all_threads(attention)
-        self._few_keys = _FEW_ITEMS // (config.heads * config.head_dim)
+        self._attention = make_attention(config)
 
     def forward(self, x: Tensor, plan: StepPlan, kvs: Sequence[LayerKv] | StepKv) -> Tensor:
         """x [padded rows, hidden] -> the same shape; keys and values of the real rows are in `kvs` afterwards, which has
@@ -147,16 +146,14 @@ class DecoderLayer:
         rows, kv_heads, head_dim = len(queries), self._config.kv_heads, self._config.head_dim
         view = span.views[self._kind]
         keys, values = kv.read(span.end, view.first)  # [1, kv_heads, keys, head_dim]
-        is_brief = rows * keys.shape[2] <= self._few_keys
-        attend = self._brief_attention if is_brief else self._long_attention
         if rows == 1:  # as below, where nothing needs to change places
             q = aligned(queries.view(1, kv_heads, -1, head_dim))
-            return attend(q, keys, values, view.mask, self._scale, self._cap).view(1, -1)
+            return self._attention(q, keys, values, view.mask).view(1, -1)
         q = queries.reshape(rows, kv_heads, -1, head_dim).permute(
             1, 2, 0, 3
         )  # [kv_heads, group, rows, head_dim]
         q = aligned(q.reshape(1, kv_heads, -1, head_dim))
-        out = attend(q, keys, values, view.mask, self._scale, self._cap)
+        out = self._attention(q, keys, values, view.mask)
         return out.view(kv_heads, -1, rows, head_dim).permute(2, 0, 1, 3).reshape(rows, -1)
 
     def _finish(self, x: Tensor, attended: Tensor, rows: int) -> Tensor:
@@ -184,6 +181,19 @@ def gated(gate_up: Tensor, activation: Activation = Activation.SILU) -> Tensor:
     if activation is Activation.SILU:
         return functional.silu(gate) * up
     return functional.gelu(gate, approximate="tanh") * up
+
+
+def make_attention(config: ModelConfig) -> Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]:
+    """`attention` of a sequence by itself: on the threads that its rows and keys are worth, whatever step they come in."""
+    scale, cap = config.score_scale, config.design.score_cap
+    on_one, on_all = on_one_thread(attention), on_all_threads(attention)
+    few = _FEW_ITEMS // config.head_dim
+
+    def attend(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+        is_brief = q.shape[1] * q.shape[2] * keys.shape[2] <= few
+        return (on_one if is_brief else on_all)(q, keys, values, mask, scale, cap)
+
+    return attend
 
 
 def attention(

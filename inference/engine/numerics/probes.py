@@ -17,7 +17,7 @@ from torch import Tensor
 from inference.engine.experts import make_router, routed
 from inference.engine.kernels.linear import Kernel, as_wanted, make_linear, take
 from inference.engine.numerics.exactness import BLOCK_ROWS, RowPlan
-from inference.model.blocks import attention, gated, rms_norm
+from inference.model.blocks import gated, make_attention, rms_norm
 from inference.model.config import ModelConfig
 from inference.model.families import Rope
 from inference.model.kv_form import KvForm
@@ -109,9 +109,9 @@ def attention_results(config: ModelConfig, dtype: torch.dtype) -> Iterator[Tenso
     group, rows = config.group, PROBE_ROWS
     keys = noise(config.kv_heads * rows, config.head_dim, dtype).view(1, config.kv_heads, rows, -1)
     queries = noise(config.heads * rows, config.head_dim, dtype).view(1, config.kv_heads, group * rows, -1)
-    scale, cap = config.score_scale, config.design.score_cap
-    yield attention(queries[:, :, :group], keys, keys, None, scale, cap)
-    yield attention(queries, keys, keys, causal_mask(0, rows, group, dtype), scale, cap)
+    attend = make_attention(config)
+    yield attend(queries[:, :, :group], keys, keys, None)
+    yield attend(queries, keys, keys, causal_mask(0, rows, group, dtype))
 
 
 def _ropes(config: ModelConfig) -> tuple[Rope, ...]:
